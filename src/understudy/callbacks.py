@@ -1,0 +1,102 @@
+"""What listens to a run: progress bars, trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import MissingExtra
+from understudy.progress import Progress
+
+__all__ = ["Bar", "Callback", "TensorBoard", "flattened"]
+
+
+class Callback:
+    """Override what you need. Called on rank 0 only; an exception here ends the run."""
+
+    def started(self, progress: Progress) -> None:
+        """Before the first step that this process makes; after a resume, not at step 0."""
+
+    def stepped(self, progress: Progress) -> None:
+        """After each step."""
+
+    def logged(self, record: Mapping[str, Any]) -> None:
+        """After each line of the metrics log; the record is that line."""
+
+    def finished(self) -> None:
+        """At the end, whether it was reached or an error."""
+
+
+def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a nested record by path: ``{"terms": {"kl": 1.0}}`` becomes ``{"terms/kl": 1.0}``."""
+    flat: dict[str, float] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}/")
+        elif isinstance(value, (list, tuple)):
+            flat |= flattened({str(i): v for i, v in enumerate(value)}, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            flat[prefix + key] = float(value)
+    return flat
+
+
+class TensorBoard(Callback):
+    """Writes every record to an event file in ``folder``; needs ``understudy[tensorboard]``."""
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtra("TensorBoard", "tensorboard") from error
+        self.writer = SummaryWriter(str(folder))
+
+    def logged(self, record: Mapping[str, Any]) -> None:
+        """Each number under its path."""
+        for name, value in flattened({k: v for k, v in record.items() if k not in ("step", "epoch")}).items():
+            self.writer.add_scalar(name, value, record["step"])
+
+    def finished(self) -> None:
+        """Close the event file."""
+        self.writer.close()
+
+
+class Bar(Callback):
+    """A progress bar with a title, the last loss and the last validation; one line of text where there is no terminal."""
+
+    def __init__(self, title: str, console: Any = None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self.title, self.console, self.note = title, console or Console(), ""
+        columns = (
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.bar = RichProgress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.task: Any = None
+
+    def started(self, progress: Progress) -> None:
+        """Draw it."""
+        self.bar.start()
+        self.task = self.bar.add_task(self.title, total=progress.steps, completed=progress.step, note="")
+
+    def stepped(self, progress: Progress) -> None:
+        """Move it."""
+        self.bar.update(self.task, completed=progress.step + 1, note=self.note)
+
+    def logged(self, record: Mapping[str, Any]) -> None:
+        """Keep what is worth showing."""
+        shown = record.get("valid") or record.get("loss") or {}
+        self.note = "  ".join(f"{k} {v:.3f}" for k, v in shown.items())
+
+    def finished(self) -> None:
+        """Leave the full bar on the screen, or say in one line that it is done."""
+        self.bar.stop()
+        if not self.console.is_terminal:
+            self.console.print(f"{self.title}: {self.note}", highlight=False)

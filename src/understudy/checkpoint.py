@@ -1,0 +1,320 @@
+"""Saving and resuming: safetensors for tensors, strict JSON for the rest, digests of both, and no pickle.
+
+A checkpoint is a folder::
+
+    step-00000120/
+        state.safetensors   every tensor
+        state.json          everything else, with a reference in each tensor's place
+        manifest.json       sizes and SHA-256 of both files and of every tensor, and of itself
+
+It is written under another name, forced to the disk, and renamed; only then does the file ``latest`` point to it. So a
+kill, a full disk or a power cut leaves the old checkpoint or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from understudy.errors import CorruptError, InputError, MachineError
+
+__all__ = ["Checkpoints", "freeze", "load_tensors", "publish", "save_tensors", "thaw", "write_text"]
+
+FORMAT = 1
+TENSORS, TREE, MANIFEST, LATEST = "state.safetensors", "state.json", "manifest.json", "latest"
+
+
+def freeze(tree: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Split nested dictionaries, lists and tuples into strict JSON and named tensors.
+
+    A tensor that appears twice (tied weights) is stored once. Sharded tensors are gathered: all ranks must call this.
+
+    Raises: InputError that names what is neither a tensor, a number, a string, a bool nor None.
+    """
+    tensors: dict[str, Tensor] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+
+    def walk(value: Any, at: str) -> Any:
+        if isinstance(value, Tensor):
+            if isinstance(value, DTensor):
+                value = value.full_tensor()
+            value = value.detach()
+            key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device) if value.numel() else (at,)
+            if key not in seen:
+                seen[key] = at
+                tensors[at] = value
+            return {"tensor": seen[key]}
+        if isinstance(value, Mapping):
+            return {"map": [[walk(k, at), walk(v, f"{at}/{k}" if at else str(k))] for k, v in value.items()]}
+        if isinstance(value, (list, tuple)):
+            kind = "list" if isinstance(value, list) else "tuple"
+            return {kind: [walk(v, f"{at}/{i}") for i, v in enumerate(value)]}
+        if isinstance(value, float) and not math.isfinite(value):
+            return {"float": repr(value)}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise InputError(
+            f"checkpoint: {at} is a {type(value).__name__}; a state holds tensors, numbers, strings, bools and None."
+        )
+
+    return walk(tree, ""), tensors
+
+
+def thaw(frozen: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What :func:`freeze` was given."""
+    if isinstance(frozen, dict):
+        ((kind, value),) = frozen.items()
+        match kind:
+            case "tensor":
+                return tensors[value]
+            case "map":
+                return {thaw(k, tensors): thaw(v, tensors) for k, v in value}
+            case "list":
+                return [thaw(v, tensors) for v in value]
+            case "tuple":
+                return tuple(thaw(v, tensors) for v in value)
+            case "float":
+                return float(value)
+    return frozen
+
+
+@contextmanager
+def _disk(path: Path, need: int) -> Iterator[None]:
+    """Turn a full disk or a forbidden folder into a MachineError with path, need and free bytes."""
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(
+            error
+        )
+        free = shutil.disk_usage(next(p for p in [path, *path.parents] if p.exists())).free
+        what = (
+            f"the disk is full: {need:,} bytes are needed, {free:,} are free. Free some space and resume"
+            if full
+            else f"{error}"
+        )
+        raise MachineError(f"{path}: cannot be written: {what}. What was saved before is intact.") from error
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with _disk(path, sum(t.nbytes for t in tensors.values())):
+        try:
+            safetensors.torch.save_file(_plain(tensors), temporary)
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; CorruptError if it is none."""
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise CorruptError(f"{path}: is not a readable safetensors file: {error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with _disk(path, len(text)):
+        try:
+            temporary.write_text(text)
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Views of one storage become tensors of their own, which is what safetensors takes.
+    held: dict[int, str] = {}
+    plain = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        shared = held.setdefault(storage.data_ptr(), name) != name or storage.nbytes() != tensor.nbytes
+        plain[name] = tensor.clone() if shared else tensor
+    return plain
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(folder: Path, tree: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint folder whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    plain = _plain(tensors)
+    text = json.dumps({"format": FORMAT, "tree": tree}, allow_nan=False)
+    with _disk(folder, sum(t.nbytes for t in plain.values()) + len(text)):
+        try:
+            temporary.mkdir(parents=True)
+            safetensors.torch.save_file(plain, temporary / TENSORS)
+            (temporary / TREE).write_text(text)
+            manifest = {"format": FORMAT, "files": {n: _digests(temporary / n) for n in (TENSORS, TREE)}}
+            body = json.dumps(manifest, indent=1)
+            (temporary / MANIFEST).write_text(json.dumps({"sha256": _sha(body.encode()), "manifest": body}))
+            for name in (TENSORS, TREE, MANIFEST):
+                _sync(temporary / name)
+            _sync(temporary)
+            if folder.exists():
+                shutil.rmtree(folder)  # of a run that was resumed from before this step
+            temporary.rename(folder)
+            _sync(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sha(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digests(path: Path) -> dict[str, Any]:
+    data = memoryview(path.read_bytes())
+    if path.suffix != ".safetensors":
+        return {"bytes": len(data), "sha256": _sha(data)}
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:start]))
+    spans = {n: e["data_offsets"] for n, e in header.items() if n != "__metadata__"}
+    parts = {n: _sha(data[start + a : start + b]) for n, (a, b) in spans.items()}
+    return {"bytes": len(data), "header_sha256": _sha(data[:start]), "tensors": parts, "start": start, "spans": spans}
+
+
+def read(folder: Path) -> tuple[Any, dict[str, Tensor]]:
+    """A checkpoint's tree and tensors, every byte checked before any is used.
+
+    Raises: CorruptError that names the file, and the tensor if it is in one.
+    """
+    files = _manifest(folder)["files"]
+    raw = {name: _checked(folder / name, expected) for name, expected in files.items()}
+    content = json.loads(bytes(raw[TREE]))
+    return content["tree"], dict(safetensors.torch.load(bytes(raw[TENSORS])))
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        outer = json.loads(path.read_text())
+        body: str = outer["manifest"]
+        if set(outer) != {"sha256", "manifest"} or _sha(body.encode()) != outer["sha256"]:
+            raise CorruptError(f"{path}: is damaged: its digest does not match.")
+        manifest: dict[str, Any] = json.loads(body)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptError(f"{path}: is damaged or missing: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise CorruptError(
+            f"{path}: has format {manifest.get('format')!r}; this version reads {FORMAT}. Use the version that wrote it."
+        )
+    return manifest
+
+
+def _checked(path: Path, expected: Mapping[str, Any]) -> memoryview:
+    try:
+        data = memoryview(path.read_bytes())
+    except OSError as error:
+        raise CorruptError(f"{path}: cannot be read: {error}") from error
+    if len(data) != expected["bytes"]:
+        raise CorruptError(
+            f"{path}: has {len(data):,} bytes instead of {expected['bytes']:,}: it was cut short or appended to."
+        )
+    if "spans" not in expected:
+        if _sha(data) != expected["sha256"]:
+            raise CorruptError(f"{path}: is damaged: its digest does not match.")
+        return data
+    start = expected["start"]
+    if _sha(data[:start]) != expected["header_sha256"]:
+        raise CorruptError(f"{path}: is damaged in its header (bytes 0 to {start}).")
+    bad = [n for n, (a, b) in expected["spans"].items() if _sha(data[start + a : start + b]) != expected["tensors"][n]]
+    if bad:
+        raise CorruptError(
+            f"{path}: is damaged in {len(bad)} of {len(expected['spans'])} tensors: {', '.join(bad[:5])}."
+        )
+    return data
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest last.
+
+    Args:
+        folder: holds one folder for each, and the pointer ``latest``.
+        keep: how many stay; the older ones are deleted after a newer one is safe.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = Path(folder), max(1, keep)
+
+    def save(self, step: int, tree: Any, tensors: Mapping[str, Tensor]) -> None:
+        """Publish the state after ``step`` steps, then point to it, then delete what is too old."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"step-{step:08d}"
+        publish(self.folder / name, tree, tensors)
+        write_text(self.folder / LATEST, name)
+        for old in self.all()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        for debris in self.folder.glob(".step-*"):  # of a save that was killed
+            shutil.rmtree(debris, ignore_errors=True)
+
+    def all(self) -> list[Path]:
+        """The folders of whole checkpoints, oldest first."""
+        return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
+
+    def load(self) -> tuple[Any, dict[str, Tensor]] | None:
+        """The newest state that is undamaged; None if there is no checkpoint at all.
+
+        A damaged one is named in a warning, and the one before it is used.
+
+        Raises: CorruptError if there are checkpoints and all of them are damaged.
+        """
+        complaints = []
+        for folder in self._newest_first():
+            try:
+                state = read(folder)
+            except CorruptError as error:
+                complaints.append(str(error))
+                continue
+            for complaint in complaints:
+                warnings.warn(f"{complaint} Going on from the older {folder.name}.", stacklevel=2)
+            return state
+        if complaints:
+            raise CorruptError("\n".join(complaints))
+        return None
+
+    def _newest_first(self) -> list[Path]:
+        """What ``latest`` points to first: a folder above it was published, but the run was killed before it counted."""
+        found = self.all()[::-1]
+        try:
+            latest = self.folder / (self.folder / LATEST).read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            return found
+        if latest not in found:
+            if found:
+                warnings.warn(
+                    f"{self.folder / LATEST}: points to {latest.name!r}, which is not there. Using {found[0].name}.",
+                    stacklevel=3,
+                )
+            return found
+        return [latest, *(f for f in found if f < latest)]

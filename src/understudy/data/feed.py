@@ -1,0 +1,255 @@
+"""From a user's data to the micro-batches of each step."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+
+from understudy.batch import Batch
+from understudy.data.order import permutation, preserved, seed_all
+from understudy.errors import InputError, raise_all
+from understudy.settings import Settings
+
+__all__ = ["Feed", "Source", "source_of"]
+
+WORKER_TIMEOUT_S = 120
+Key = tuple[int, int]  # epoch, sample
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where samples come from.
+
+    Attributes:
+        samples: their number; None for a stream, which has neither order nor ids of ours.
+        fetch: the raw batch of these (epoch, sample) keys, or None for a stream.
+        stream: batches in the order in which they come.
+        batch_size: the user's own, where a DataLoader was given.
+    """
+
+    samples: int | None
+    fetch: Callable[[Sequence[Key], int], Any] | None = None
+    stream: Iterable[Any] | None = None
+    batch_size: int | None = None
+    dataset: Any = None
+    collate: Callable[[list[Any]], Any] | None = None
+
+
+def source_of(data: Any) -> Source:
+    """A source from tensors, a tuple or a mapping of them, a Dataset, a DataLoader, or anything that iterates over batches.
+
+    A DataLoader is rebuilt from its dataset, batch size and collate function: its own order cannot be resumed.
+    """
+    if isinstance(data, Tensor):
+        data = TensorDataset(data)
+    if isinstance(data, (tuple, list)) and data and all(isinstance(t, Tensor) for t in data):
+        sizes = {t.shape[0] if t.ndim else 0 for t in data}
+        if len(sizes) > 1:
+            raise InputError(f"data: tensors of {sorted(sizes)} samples; they must have equally many.")
+        data = TensorDataset(*data)
+    if isinstance(data, Mapping) and data and all(isinstance(t, Tensor) for t in data.values()):
+        names, columns = list(data), source_of(tuple(data.values()))
+        assert columns.fetch is not None
+        fetch = columns.fetch
+        return replace(
+            columns,
+            fetch=lambda keys, seed: dict(zip(names, fetch(keys, seed), strict=True)),
+            collate=None,
+            dataset=_Rows(data),
+        )
+    if isinstance(data, TensorDataset):
+        return Source(len(data), fetch=lambda keys, seed: _index(data.tensors, keys), dataset=data)
+    if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
+        return _mapped(data.dataset, data.collate_fn, data.batch_size)
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        return _mapped(data, default_collate, None)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return _mapped(data, default_collate, None)
+    if hasattr(data, "__iter__"):
+        return Source(None, stream=data)
+    raise InputError(
+        f"data: a {type(data).__name__} cannot be fed; allowed: tensors, a tuple or a mapping of tensors, a Dataset, a DataLoader, or an iterable of batches."
+    )
+
+
+def _index(tensors: Sequence[Tensor], keys: Sequence[Key]) -> Any:
+    ids = torch.tensor([sample for _, sample in keys])
+    return tuple(t[ids] for t in tensors)
+
+
+def _mapped(dataset: Any, collate: Callable[[list[Any]], Any], batch_size: int | None) -> Source:
+    def fetch(keys: Sequence[Key], seed: int) -> Any:
+        keyed = _Keyed(dataset, seed)
+        with preserved():
+            return collate([keyed[key] for key in keys])
+
+    return Source(len(dataset), fetch=fetch, batch_size=batch_size, dataset=dataset, collate=collate)
+
+
+class _Rows(Dataset[Any]):
+    """A mapping of tensors, sample by sample."""
+
+    def __init__(self, columns: Mapping[str, Tensor]) -> None:
+        self.columns = columns
+
+    def __getitem__(self, sample: int) -> dict[str, Tensor]:
+        return {name: column[sample] for name, column in self.columns.items()}
+
+
+class _Keyed(Dataset[Any]):
+    """A dataset whose randomness depends on (seed, epoch, sample) only: not on workers, order or resuming."""
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: Key) -> Any:
+        epoch, sample = key
+        seed_all(self.seed, "sample", epoch, sample)
+        try:
+            return self.dataset[sample]
+        except Exception as error:
+            raise InputError(f"data: sample {sample} could not be read: {type(error).__name__}: {error}") from error
+
+
+class Feed:
+    """The micro-batches of each step, for one rank.
+
+    The samples of a step are a pure function of (seed, step). They are dealt out to ranks and then to micro-batches in
+    equal contiguous parts, so that the whole step's batch does not depend on their number.
+
+    Args:
+        data: anything that :func:`source_of` takes.
+        settings: batch size, accumulation, seed, length of the run, workers.
+        rank: of this process.
+        ranks: their number.
+    Raises: InputError before the first batch if the sizes do not work out.
+
+    Attributes:
+        samples: their number; None for a stream.
+        batch_size: samples of one step.
+        steps_per_epoch: 0 for a stream.
+        steps: of the whole run.
+    """
+
+    def __init__(self, data: Any, settings: Settings, rank: int = 0, ranks: int = 1) -> None:
+        self.source = source_of(data)
+        self.settings, self.rank, self.ranks = settings, rank, ranks
+        self.samples = self.source.samples
+        self.batch_size = settings.batch_size or self.source.batch_size or 128
+        self._stream = None if self.source.stream is None else iter(self.source.stream)
+        if self.samples is None:
+            if ranks > 1:
+                raise InputError(
+                    "data: an iterable cannot be dealt out to several processes; give a Dataset with a length."
+                )
+            if settings.steps is None:
+                raise InputError("settings: epochs need data with a length; an iterable needs steps=.")
+            self.steps_per_epoch, self.steps = 0, settings.steps
+            return
+        full, rest = divmod(self.samples, self.batch_size)
+        self.steps_per_epoch = full + (1 if rest and not settings.drop_last else 0)
+        self.steps = settings.steps or (settings.epochs or 0) * self.steps_per_epoch
+        self._check(full, rest)
+
+    def _check(self, full: int, rest: int) -> None:
+        accumulate, drop_last = self.settings.accumulate, self.settings.drop_last
+        smallest = self.batch_size if full and (drop_last or not rest) else rest
+        problems = []
+        if not self.samples:
+            problems.append("data: has no sample.")
+        elif not self.steps_per_epoch:
+            problems.append(
+                f"data: {self.samples} samples make no batch of {self.batch_size} with drop_last=True. Lower batch_size to {self.samples} or less."
+            )
+        elif smallest < accumulate * self.ranks:
+            kind = "an epoch's last batch has" if smallest == rest else "batch_size is"
+            problems.append(
+                f"data: {kind} {smallest} samples for {accumulate} micro-batches on {self.ranks} ranks, each of which needs one. "
+                "Set drop_last=True, or another batch_size or accumulate."
+            )
+        raise_all(InputError, problems)
+
+    def first(self) -> Batch:
+        """The first micro-batch, for a dry run; a stream gives it once more when it is its turn."""
+        if self._stream is None:
+            return Batch.of(self._fetch(self.keys(0)[0]), index=torch.tensor([i for _, i in self.keys(0)[0]]))
+        raw = next(self._stream, None)
+        if raw is None:
+            raise InputError("data: the iterable is empty.")
+        self._stream = itertools.chain([raw], self._stream)
+        return Batch.of(raw)
+
+    def keys(self, step: int) -> list[list[Key]]:
+        """This rank's (epoch, sample) keys of a step, for each micro-batch."""
+        assert self.samples is not None
+        epoch, at = divmod(step, self.steps_per_epoch)
+        order = permutation(self.samples, self.settings.seed, epoch)[at * self.batch_size : (at + 1) * self.batch_size]
+        mine = order.tensor_split(self.ranks)[self.rank]
+        return [[(epoch, int(i)) for i in part] for part in mine.tensor_split(self.settings.accumulate)]
+
+    def batches(self, start: int, stop: int) -> Generator[list[Batch]]:
+        """The micro-batches of steps ``start`` to ``stop - 1``, each with its samples' ids in the field ``index``."""
+        if self._stream is not None:
+            yield from self._streamed(self._stream, stop - start)
+            return
+        loaded = self._loaded(start, stop) if self.settings.workers else None
+        for step in range(start, stop):
+            micro = self.keys(step)
+            raws = [next(loaded) for _ in micro] if loaded else [self._fetch(keys) for keys in micro]
+            yield [
+                Batch.of(raw, index=torch.tensor([i for _, i in keys])) for raw, keys in zip(raws, micro, strict=True)
+            ]
+
+    def _fetch(self, keys: Sequence[Key]) -> Any:
+        assert self.source.fetch is not None
+        return self.source.fetch(keys, self.settings.seed)
+
+    def _loaded(self, start: int, stop: int) -> Iterator[Any]:
+        loader = DataLoader(
+            _Keyed(self.source.dataset, self.settings.seed),
+            batch_sampler=_Plan(self, start, stop),
+            num_workers=self.settings.workers,
+            collate_fn=self.source.collate or default_collate,
+            timeout=WORKER_TIMEOUT_S,
+            worker_init_fn=_quiet_worker,
+            generator=torch.Generator(),  # its own, so that it takes nothing from the global one
+        )
+        return iter(loader)
+
+    def _streamed(self, stream: Iterator[Any], steps: int) -> Iterator[list[Batch]]:
+        for step in range(steps):
+            micro = []
+            for _ in range(self.settings.accumulate):
+                raw = next(stream, None)
+                if raw is None:
+                    raise InputError(
+                        f"data: the iterable ended after {step} steps of {steps}; give steps={step}, or data with a length."
+                    )
+                micro.append(Batch.of(raw))
+            yield micro
+
+
+class _Plan:
+    """What a DataLoader calls a batch sampler: the keys of all micro-batches, step after step."""
+
+    def __init__(self, feed: Feed, start: int, stop: int) -> None:
+        self.feed, self.start, self.stop = feed, start, stop
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in range(self.start, self.stop):
+            yield from self.feed.keys(step)
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.feed.settings.accumulate
+
+
+def _quiet_worker(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the engine finishes its step and needs its workers until then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,72 @@
+"""What a method's terms and models may be, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from understudy.batch import Batch
+from understudy.errors import InputError, choices, raise_all
+from understudy.term import Term
+
+__all__ = ["check_models", "mislaid_label", "unique"]
+
+
+def check_models(terms: Sequence[Term], train: Sequence[str], models: Mapping[str, Any]) -> None:
+    """Raise InputError that lists everything that is wrong with a method's terms and models."""
+    problems = [
+        f"model name {n!r} is taken: 'batch' and 'stop' have a meaning in addresses."
+        for n in models
+        if n in ("batch", "stop")
+    ]
+    problems += [f"train={n!r}: there is no such model. {choices(n, models)}" for n in train if n not in models]
+    problems += [
+        f"model {n!r} is a {type(m).__name__}; what trains must be an nn.Module."
+        for n, m in models.items()
+        if n in train and not isinstance(m, nn.Module)
+    ]
+    problems += [
+        f"model {n!r} is a {type(m).__name__}, which cannot be called. Give an nn.Module or any callable."
+        for n, m in models.items()
+        if not callable(m)
+    ]
+    names = list(models)
+    problems += [
+        f"models {a!r} and {b!r} are the same object. To read a model without gradient say 'stop {a}'; for a second one copy.deepcopy it."
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+        if models[a] is models[b]
+    ]
+    if not train:
+        problems.append("train=(): at least one model must train.")
+    if not terms:
+        problems.append(
+            "Distillation() has no term, so that there is nothing to minimise. Give at least one Term(loss, 'student', ...)."
+        )
+    problems += [
+        f"terms[{i}] is a {type(t).__name__}; give a Term(loss, *addresses)."
+        for i, t in enumerate(terms)
+        if not isinstance(t, Term)
+    ]
+    raise_all(InputError, problems)
+
+
+def mislaid_label(term: str, batch: Batch) -> list[str]:
+    """A problem, if labels are missing but a field looks like them."""
+    alike = [name for name in ("label", "labels", "target", "targets", "y") if name in batch]
+    if not alike:
+        return []
+    return [
+        f"term {term} finds no label in a batch with fields {', '.join(batch)}. Say 'batch.{alike[0]}', or rename the field."
+    ]
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind those that were there before.
+
+    >>> unique(["kl", "mse", "kl"])
+    ['kl', 'mse', 'kl #2']
+    """
+    return [f"{name} #{names[:i].count(name) + 1}" if names[:i].count(name) else name for i, name in enumerate(names)]

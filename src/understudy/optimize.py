@@ -1,0 +1,201 @@
+"""How a player's parameters are changed: any optimizer of ``torch.optim``, its schedule, clipping and loss scale."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from understudy.errors import InputError, choices, raise_all
+from understudy.parallel import average_gradients, sum_over_ranks
+from understudy.progress import Curve, Progress, constant, warmed_up
+
+__all__ = ["Optim", "Player"]
+
+
+class Optim:
+    """What an optimizer is to be: a description, used for each player anew.
+
+    Args:
+        name: a class of ``torch.optim``: "SGD", "AdamW", ...
+        lr: learning rate at the height of the schedule.
+        schedule: factor on every group's learning rate, over the run.
+        warmup: see :func:`~understudy.progress.warmed_up`.
+        clip: largest allowed 2-norm of the player's whole gradient; None does not clip.
+        groups: options for the parameters whose name matches a pattern: ``{"*.bias": {"weight_decay": 0}}``. Names are
+            ``student.layer1.weight``, ``terms.1.project.layer.weight``; the first pattern that matches counts.
+        **options: of that optimizer: ``momentum=0.9``, ``weight_decay=5e-4``, ...
+
+    Raises: InputError with every name that torch does not know.
+    """
+
+    def __init__(
+        self,
+        name: str = "AdamW",
+        *,
+        lr: float = 1e-3,
+        schedule: Curve | None = None,
+        warmup: float = 0,
+        clip: float | None = None,
+        groups: Mapping[str, Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        self.name, self.lr, self.clip, self.options = name, lr, clip, options
+        self.groups = {pattern: dict(values) for pattern, values in (groups or {}).items()}
+        self.schedule = warmed_up(schedule or constant(1.0), warmup)
+        self.kind = _optimizer(name)
+        raise_all(InputError, self._problems())
+
+    def _problems(self) -> list[str]:
+        allowed = [n for n in inspect.signature(self.kind).parameters if n not in ("params", "lr")]
+        problems = [
+            f"Optim({self.name!r}): {n} is not an option. {choices(n, allowed)}"
+            for n in self.options
+            if n not in allowed
+        ]
+        problems += [
+            f"Optim({self.name!r}): groups[{pattern!r}]: {n} is not an option. {choices(n, ['lr', *allowed])}"
+            for pattern, values in self.groups.items()
+            for n in values
+            if n not in ("lr", *allowed)
+        ]
+        if not (isinstance(self.lr, (int, float)) and math.isfinite(self.lr) and self.lr >= 0):
+            problems.append(f"Optim({self.name!r}): lr={self.lr!r} must be a finite number, 0 or above.")
+        if self.clip is not None and not self.clip > 0:
+            problems.append(f"Optim({self.name!r}): clip={self.clip!r} must be above 0, or None.")
+        return problems
+
+    def build(self, parameters: Sequence[nn.Parameter], names: Mapping[nn.Parameter, str]) -> torch.optim.Optimizer:
+        """The optimizer over these parameters, in groups."""
+        groups: dict[str, list[nn.Parameter]] = {pattern: [] for pattern in [*self.groups, ""]}
+        for p in parameters:
+            groups[next((g for g in self.groups if fnmatch.fnmatchcase(names.get(p, ""), g)), "")].append(p)
+        unused = [g for g in self.groups if not groups[g]]
+        if unused:
+            raise InputError(
+                f"Optim({self.name!r}): groups {unused} match no parameter. {choices(unused[0], names.values())}"
+            )
+        settings = [{"params": members, **self.groups.get(g, {})} for g, members in groups.items() if members]
+        return self.kind(settings, lr=self.lr, **self.options)  # type: ignore[call-arg]
+
+    def __repr__(self) -> str:
+        curve = [round(self.schedule(Progress(i, 4)), 12) for i in range(4)]
+        said = {"lr": self.lr, "schedule": curve, "clip": self.clip, "groups": self.groups, **self.options}
+        return f"Optim({self.name!r}, {', '.join(f'{k}={v!r}' for k, v in said.items())})"
+
+
+def _optimizer(name: str) -> type[torch.optim.Optimizer]:
+    known = {
+        n: c
+        for n, c in vars(torch.optim).items()
+        if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer
+    }
+    if name not in known:
+        raise InputError(f"Optim: torch.optim has no optimizer {name!r}. {choices(name, known)}")
+    return known[name]
+
+
+class Player:
+    """Parameters that one move minimises, with their optimizer.
+
+    Args:
+        name: as moves say it.
+        parameters: what trains, in a fixed order.
+        names: of each parameter, for groups and errors.
+        optim: what the optimizer is to be.
+        scaled: multiply losses by a scale that keeps fp16 gradients from vanishing, found by trial.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parameters: Sequence[nn.Parameter],
+        names: Mapping[nn.Parameter, str],
+        optim: Optim,
+        scaled: bool,
+    ) -> None:
+        self.name, self.parameters, self.names, self.optim = name, list(parameters), names, optim
+        self.optimizer = optim.build(self.parameters, names)
+        self.base_lr = [float(g["lr"]) for g in self.optimizer.param_groups]
+        self.scale = 2.0**16 if scaled else 1.0
+        self.scaled = scaled
+        self.good_steps = 0
+
+    def zero(self) -> None:
+        """Forget gradients."""
+        for p in self.parameters:
+            p.grad = None
+
+    def reduce(self) -> Tensor:
+        """The mean gradient over ranks, unscaled; returns the 2-norm of the whole, NaN or inf if any element is."""
+        average_gradients(self.parameters)
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        if self.scale != 1.0:
+            torch._foreach_mul_(grads, 1.0 / self.scale)
+        return _norm(grads)
+
+    def step(self, progress: Progress, norm: Tensor) -> None:
+        """Clip, set the learning rates, and make the optimizer's step."""
+        if self.optim.clip is not None:
+            factor = (self.optim.clip / (norm + 1e-6)).clamp(max=1.0)
+            for p in self.parameters:
+                if p.grad is not None:
+                    p.grad.mul_(factor.to(p.grad.dtype))
+        for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
+            group["lr"] = lr * self.optim.schedule(progress)
+        self.optimizer.step()
+        self._grow()
+
+    def _grow(self, every: int = 2000) -> None:
+        self.good_steps += 1
+        if self.scaled and self.good_steps % every == 0:
+            self.scale = min(self.scale * 2, 2.0**24)
+
+    def skip(self) -> bool:
+        """Halve the scale after an overflow; False where there is no scale left to blame."""
+        self.scale /= 2
+        self.good_steps = 0
+        return self.scaled and self.scale >= 1.0
+
+    @property
+    def lr(self) -> list[float]:
+        """The learning rate of each group at the last step."""
+        return [float(g["lr"]) for g in self.optimizer.param_groups]
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        return {"optimizer": self.optimizer.state_dict(), "scale": self.scale, "good_steps": self.good_steps}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        self.optimizer.load_state_dict(dict(state["optimizer"]))
+        self.scale, self.good_steps = state["scale"], state["good_steps"]
+
+    def non_finite(self) -> list[str]:
+        """Names of parameters whose gradient is NaN or infinite."""
+        return [
+            self.names.get(p, "?")
+            for p in self.parameters
+            if p.grad is not None and not _local(p.grad).isfinite().all()
+        ]
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _norm(grads: Sequence[Tensor]) -> Tensor:
+    if not grads:
+        return torch.zeros(())
+    norms = torch._foreach_norm([_local(g) for g in grads])
+    squares = torch.stack([n.double() if n.device.type != "mps" else n for n in norms]).square()
+    sharded = torch.tensor([isinstance(g, DTensor) for g in grads], device=squares.device)
+    if sharded.any():
+        return (squares[~sharded].sum() + sum_over_ranks(squares[sharded].sum())).sqrt()
+    return squares.sum().sqrt()

@@ -1,0 +1,220 @@
+"""Many processes, on torch.distributed: what one rank must know of the others. With one process all of it does nothing.
+
+Replicated parameters get one flat all-reduce after a move's last micro-batch. ``DistributedDataParallel`` is not used:
+with two moves under accumulation its ranks drift apart silently, and a loss on an early tap alone raises.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from understudy.errors import InputError, Interrupted, PeerLost
+
+__all__ = [
+    "agree",
+    "average_gradients",
+    "broadcast",
+    "first_to_fail",
+    "gather",
+    "gather_text",
+    "mean_over_ranks",
+    "rank",
+    "ranks",
+    "start",
+    "sum_over_ranks",
+    "sync_batch_norm",
+]
+
+HANG_TIMEOUT = timedelta(minutes=10)
+LAST_WORDS_S = 2.0
+
+
+def start(device: torch.device) -> None:
+    """Join the process group if ``torchrun`` started this process and nobody has joined yet."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1 or dist.is_initialized():
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=HANG_TIMEOUT)
+
+
+def ranks() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process, from 0."""
+    return dist.get_rank() if ranks() > 1 else 0
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of every rank's tensor, in place."""
+    if ranks() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def mean_over_ranks(values: Tensor, device: torch.device) -> Tensor:
+    """The mean of every rank's values, on the CPU."""
+    return sum_over_ranks(values.to(device)).cpu() / ranks() if ranks() > 1 else values
+
+
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Give every rank rank 0's values, in place. Sharded tensors are left alone."""
+    if ranks() > 1:
+        for tensor in tensors:
+            if not isinstance(tensor, DTensor):
+                dist.broadcast(tensor.detach(), src=0)
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Every rank's rows, one rank after the other; the ranks may have different numbers of them. Without gradient."""
+    if ranks() == 1:
+        return tensor.detach()
+    lengths = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(ranks())]
+    dist.all_gather(lengths, torch.tensor([tensor.shape[0]], device=tensor.device))
+    longest = max(int(n) for n in lengths)
+    padded = tensor.new_zeros((longest, *tensor.shape[1:]))
+    padded[: tensor.shape[0]] = tensor.detach()
+    parts = [torch.empty_like(padded) for _ in range(ranks())]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(n)] for part, n in zip(parts, lengths, strict=True)])
+
+
+def gather_text(text: str, device: torch.device) -> list[str]:
+    """Every rank's text."""
+    data = torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8).to(device)
+    ends = gather(torch.tensor([data.shape[0]], device=device)).cumsum(0).tolist()
+    together = bytes(gather(data).cpu().tolist())
+    return [together[a:b].decode().strip("\0") for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def agree(facts: dict[str, str], device: torch.device) -> None:
+    """Raise InputError that names each fact in which the ranks differ."""
+    if ranks() == 1:
+        return
+    problems = []
+    for name, fact in facts.items():
+        told = gather_text(fact, device)
+        if len(set(told)) > 1:
+            problems.append(
+                f"ranks differ in {name}: " + ", ".join(f"rank {i} has {t[:60]!r}" for i, t in enumerate(told)) + "."
+            )
+    if problems:
+        raise InputError("\n".join([*problems, "Every rank must run the same script with the same arguments."]))
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """The mean over ranks of each gradient, by one all-reduce for each dtype.
+
+    A gradient that is missing here but not elsewhere counts as zero; one that is missing everywhere stays missing, as
+    it would in one process. Sharded parameters were reduced in the backward.
+    """
+    if ranks() == 1:
+        return
+    alike: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
+    for p in parameters:
+        if not isinstance(p, DTensor):
+            alike.setdefault((p.dtype, p.device), []).append(p)
+    for (dtype, device), members in alike.items():
+        there = torch.tensor([p.grad is not None for p in members], dtype=dtype, device=device)
+        parts = [
+            p.grad.reshape(-1) if p.grad is not None else torch.zeros(p.numel(), dtype=dtype, device=device)
+            for p in members
+        ]
+        flat = torch.cat([*parts, there])
+        dist.all_reduce(flat)
+        sizes = [p.numel() for p in members]
+        *means, present = (flat / ranks()).split([*sizes, len(members)])
+        for p, mean, known in zip(members, means, present.tolist(), strict=True):
+            p.grad = mean.view_as(p) if known else None
+
+
+@torch.no_grad()
+def sync_batch_norm(models: Iterable[nn.Module]) -> None:
+    """Give every rank the mean of the BatchNorm statistics, so that what rank 0 saves is what every rank has."""
+    if ranks() == 1:
+        return
+    buffers = [
+        b
+        for model in models
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for b in module.buffers(recurse=False)
+        if b.is_floating_point()
+    ]
+    for buffer in buffers:
+        dist.all_reduce(buffer)
+        buffer /= ranks()
+
+
+@contextmanager
+def first_to_fail() -> Iterator[None]:
+    """Let one rank alone say why the run ended.
+
+    The rank that fails raises its own error, and leaves a note. On the others the next exchange fails, since the
+    connection is gone: they leave without a word where there is a note; without one (the rank was killed) the lowest
+    of them raises :class:`PeerLost`.
+    """
+    try:
+        yield
+    except Interrupted:
+        raise
+    except dist.DistError as error:
+        if ranks() == 1:
+            raise
+        _leave(error)
+    except Exception as error:
+        if ranks() > 1:
+            if _connection_lost(error):
+                _leave(error)
+            _note(f"rank {rank()}: {type(error).__name__}: {error}")
+        raise
+
+
+def _connection_lost(error: Exception) -> bool:
+    words = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Broken pipe", "ProcessGroup")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def _store() -> Any:
+    return dist.distributed_c10d._get_default_store()
+
+
+def _note(text: str) -> None:
+    # The store may have gone with the rank that held it; the error itself is raised all the same.
+    try:
+        _store().set(f"understudy/failed/{_store().add('understudy/failures', 1)}", text)
+    except Exception:
+        return
+
+
+def _leave(error: Exception) -> None:
+    """Raise PeerLost on one of the ranks that are left, and exit quietly on the others."""
+    deadline = time.monotonic() + LAST_WORDS_S
+    try:
+        while time.monotonic() < deadline:
+            if _store().check(["understudy/failed/1"]):
+                raise SystemExit(PeerLost.exit_code)
+            time.sleep(0.1)
+        first = _store().add("understudy/left", 1) == 1
+    except SystemExit:
+        raise
+    except Exception:
+        first = True
+    if not first:
+        raise SystemExit(PeerLost.exit_code)
+    raise PeerLost(
+        f"rank {rank()}: another process of this run has died without a word (killed? out of memory?). "
+        "Start the same command again with resume=True to go on from the last checkpoint."
+    ) from error

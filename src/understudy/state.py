@@ -1,0 +1,100 @@
+"""What a run is made of at a step boundary, and whether a checkpoint is of the same run."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from understudy.errors import InputError
+from understudy.method import Method
+from understudy.optimize import Player
+
+__all__ = ["compare", "digest", "load_module", "load_player", "snapshot"]
+
+
+def snapshot(module: nn.Module) -> dict[str, Any]:
+    """A copy of a module's state that does not change as training goes on."""
+    return {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in module.state_dict().items()}
+
+
+def load_module(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load a state into a module, dealt out to ranks where the module is sharded.
+
+    Raises: InputError if names or shapes differ.
+    """
+    mine = module.state_dict()
+    try:
+        module.load_state_dict({k: _like(v, mine.get(k)) for k, v in state.items()})
+    except RuntimeError as error:
+        raise InputError(f"checkpoint: is not of this {type(module).__name__}: {error}") from error
+
+
+def load_player(player: Player, state: Mapping[str, Any]) -> None:
+    """Load a player's optimizer state, dealt out to ranks where parameters are sharded."""
+    optimizer = dict(state["optimizer"])
+    members = [p for group in player.optimizer.param_groups for p in group["params"]]
+    optimizer["state"] = {
+        i: {
+            k: _like(v, members[i]) if isinstance(v, Tensor) and v.shape == members[i].shape else v
+            for k, v in entry.items()
+        }
+        for i, entry in optimizer["state"].items()
+    }
+    player.load({**state, "optimizer": optimizer})
+
+
+def _like(value: Any, mine: Any) -> Any:
+    if isinstance(mine, DTensor) and isinstance(value, Tensor) and not isinstance(value, DTensor):
+        return distribute_tensor(value.to(mine.device), mine.device_mesh, mine.placements)
+    return value
+
+
+def digest(model: Any) -> str:
+    """A hash of every parameter and buffer of a module; of anything else, its kind."""
+    if not isinstance(model, nn.Module):
+        return type(model).__name__
+    sha = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        sha.update(f"{name} {getattr(value, 'dtype', '')} {tuple(getattr(value, 'shape', ()))}".encode())
+        if isinstance(value, Tensor):
+            local = value.full_tensor() if isinstance(value, DTensor) else value
+            sha.update(local.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def identity(method: Method, settings: Mapping[str, str], samples: int | None) -> dict[str, str]:
+    """What must be equal between a checkpoint and the run that resumes it, by name."""
+    frozen = {f"frozen model {name!r}": digest(model) for name, model in method.frozen.items()}
+    return {"method": repr(method), **settings, "samples": str(samples), **frozen}
+
+
+def compare(then: Mapping[str, str], now: Mapping[str, str], folder: object) -> None:
+    """Raise InputError that names each thing in which a checkpoint's run differs from this one."""
+    problems = []
+    for name in {**then, **now}:
+        a, b = then.get(name), now.get(name)
+        if a != b:
+            problems.append(f"  {name}: {_difference(str(a), str(b))}")
+    if problems:
+        raise InputError(
+            "\n".join(
+                [
+                    f"{folder}: holds another run, so it cannot be resumed:",
+                    *problems,
+                    "Choose another folder, or put these back.",
+                ]
+            )
+        )
+
+
+def _difference(then: str, now: str) -> str:
+    lines = [line for line in difflib.ndiff(then.splitlines(), now.splitlines()) if line[:1] in "+-"]
+    if len(then) + len(now) > 200 and lines:
+        return "; ".join(line.strip() for line in lines[:4])
+    return f"was {then}, is {now}"

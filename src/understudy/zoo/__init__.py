@@ -1,0 +1,5 @@
+"""Small reference models."""
+
+from understudy.zoo.cnn import CNN
+
+__all__ = ["CNN"]
