@@ -26,8 +26,9 @@ _FORM = re.compile(
         (?:@(?P<view>[A-Za-z_]\w*))?
         (?:\.(?P<module>[^\s#:/@.]+(?:\.[^\s#:/@.]+)*)(?:\#(?P<call>\d+))? | :(?P<parameter>[^\s#:/@]+))?
         (?P<keys>(?:/[^\s/]+)*)""",
-    re.VERBOSE,
+    re.VERBOSE | re.ASCII,
 )
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # what `int` gives back as it was written; all else is a name
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class Address:
     keys: tuple[str | int, ...] = ()
 
     @staticmethod
-    @functools.cache
     def parse(text: str) -> Address:
         """Parse, or raise :class:`AddressError` that quotes the text and the grammar.
 
@@ -59,6 +59,11 @@ class Address:
             raise AddressError(
                 f"address {text!r}: is a {type(text).__name__}; an address is a string such as 'student.layer3'."
             )
+        return Address._parse(text)
+
+    @staticmethod
+    @functools.cache
+    def _parse(text: str) -> Address:
         match = _FORM.fullmatch(text.strip())
         if match is None:
             raise AddressError(f"address {text!r}: does not parse. Allowed: {GRAMMAR}")
@@ -67,7 +72,7 @@ class Address:
             raise AddressError(f"address {text!r}: 'stop' wants an address behind it, as in 'stop student.layer4'.")
         if part["model"] == BATCH and (part["view"] or part["call"] or part["parameter"]):
             raise AddressError(f"address {text!r}: a batch has fields only, as in 'batch.label' or 'batch/1'.")
-        keys = tuple(int(k) if k.lstrip("-").isdigit() else k for k in part["keys"].split("/")[1:])
+        keys = tuple(int(k) if _INTEGER.fullmatch(k) else k for k in part["keys"].split("/")[1:])
         return Address(
             model=part["model"],
             stop=part["stop"] is not None,

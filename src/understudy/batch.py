@@ -141,7 +141,8 @@ def _move(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         return {k: _move(v, device) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_move(v, device) for v in value) if type(value) in (tuple, list) else value
+        moved = [_move(v, device) for v in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)  # a namedtuple's is its own
     return value
 
 
@@ -201,12 +202,17 @@ def _call_by_name(model: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _signature(function: Any) -> tuple[tuple[str, ...], bool]:
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # written in C, which says no names
+        return (), False
     names = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _parameters(forward: Any) -> tuple[tuple[str, ...], bool]:
-    # The function below a bound method, so that the cache keeps no model alive.
-    names, takes_all = _signature(getattr(forward, "__func__", forward))
-    return (names[1:] if hasattr(forward, "__func__") else names), takes_all
+    # Only the function below a bound method is cached: the cache keeps no model alive, and not every callable hashes.
+    if hasattr(forward, "__func__"):
+        names, takes_all = _signature(forward.__func__)
+        return names[1:], takes_all
+    return _signature.__wrapped__(forward)

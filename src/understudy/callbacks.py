@@ -71,7 +71,7 @@ class Bar(Callback):
 
         self.title, self.console, self.note = title, console or Console(), ""
         columns = (
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<22}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -92,8 +92,9 @@ class Bar(Callback):
 
     def logged(self, record: Mapping[str, Any]) -> None:
         """Keep what is worth showing."""
-        shown = record.get("valid") or record.get("loss") or {}
-        self.note = "  ".join(f"{k} {v:.3f}" for k, v in shown.items())
+        kind = "valid" if "valid" in record else "loss"
+        if kind == "valid" or not self.note.startswith("valid"):
+            self.note = "  ".join(f"{kind} {k} {v:.3f}" for k, v in record.get(kind, {}).items())
 
     def finished(self) -> None:
         """Leave the full bar on the screen, or say in one line that it is done."""

@@ -22,7 +22,7 @@ from understudy import parallel
 from understudy.batch import Batch
 from understudy.callbacks import Callback
 from understudy.checkpoint import Checkpoints, freeze, save_tensors, thaw
-from understudy.data.feed import Feed
+from understudy.feed import Feed
 from understudy.data.order import preserved, seed_all
 from understudy.environment import differences, environment
 from understudy.errors import InputError, Interrupted

@@ -73,7 +73,7 @@ class Method(nn.Module):
     @property
     def student(self) -> nn.Module:
         """The bare model: what is evaluated, saved and exported."""
-        raise AttributeError(f"{type(self).__name__} does not say which model is its student.")
+        raise TypeError(f"{type(self).__name__} does not say which model is its student.")
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
@@ -113,9 +113,13 @@ class Method(nn.Module):
         return {"student": [p for p in self.parameters() if p.requires_grad]}
 
     def after(self, progress: Progress) -> None:
-        """Once after each step, in step on all ranks: moving averages and memory banks."""
+        """Once after each step, in step on all ranks: moving averages and memory banks.
+
+        Calls ``after(progress)`` of every submodule that has one, the user's models left out.
+        """
+        users = {self, *(m for model in self.trained.values() for m in model.modules())}
         for module in self.modules():
-            if module is not self and callable(after := getattr(module, "after", None)):
+            if module not in users and callable(after := getattr(module, "after", None)):
                 after(progress)
 
     def dry_run(self, batch: Any) -> list[Reading]:
@@ -251,6 +255,9 @@ class Distillation(Method):
     def _try_terms(self, batch: Batch) -> list[Reading]:
         lines, problems = [], []
         for i, (name, term) in enumerate(zip(self.names, self._terms(), strict=True)):
+            if term.weight == 0:  # a share that was set to nothing, as in kd(alpha=1), asks for nothing
+                lines.append(Reading(name, {}, 0.0))
+                continue
             if term.unlabelled(batch):
                 problems += mislaid_label(name, batch)
                 lines.append(Reading(name, {}, 0.0))

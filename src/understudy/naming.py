@@ -55,7 +55,7 @@ def check_models(terms: Sequence[Term], train: Sequence[str], models: Mapping[st
 
 def mislaid_label(term: str, batch: Batch) -> list[str]:
     """A problem, if labels are missing but a field looks like them."""
-    alike = [name for name in ("label", "labels", "target", "targets", "y") if name in batch]
+    alike = [name for name in ("label", "labels", "target", "targets", "y") if batch.get(name) is not None]
     if not alike:
         return []
     return [

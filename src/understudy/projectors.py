@@ -29,8 +29,9 @@ class Projector(nn.Module):
                 f"{type(self).__name__}({inputs}, {outputs}): give both sizes, or neither to have them fitted."
             )
         self.layer: nn.Module | None = None
+        self.fitted: tuple[int, int] | None = None
         if inputs is not None and outputs is not None:
-            self.layer = self.build(inputs, outputs)
+            self.fitted, self.layer = (inputs, outputs), self.build(inputs, outputs)
 
     def sizes(self, student: Sequence[int], teacher: Sequence[int]) -> tuple[int, int]:
         """Input and output size for tensors of these shapes, the sample axis included."""
@@ -44,14 +45,12 @@ class Projector(nn.Module):
         """Take the sizes from these shapes, and device and dtype from ``like``; check them where they were given."""
         inputs, outputs = self.sizes(student, teacher)
         if self.layer is None:
+            self.fitted = (inputs, outputs)
             self.layer = self.build(inputs, outputs).to(device=like.device, dtype=like.dtype)
-            return
-        weight = next(self.layer.parameters())
-        given = (weight.shape[1], weight.shape[0])
-        if given != (inputs, outputs):
+        elif self.fitted != (inputs, outputs):
             name = type(self).__name__
             raise ShapeError(
-                f"{name}{given} does not fit student {list(student)} and teacher {list(teacher)}; "
+                f"{name}{self.fitted} does not fit student {list(student)} and teacher {list(teacher)}; "
                 f"use {name}({inputs}, {outputs}), or {name}() to have the sizes fitted."
             )
 

@@ -104,7 +104,7 @@ class Term(nn.Module):
         """
         kept = self.kept(batch)
         inputs = [self._select(a, read[a], kept) for a in self.addresses]
-        if kept is not None and inputs[0].shape[0] == 0:
+        if (kept is not None or batch.rows == 0) and inputs[0].shape[0] == 0:
             return inputs[0].sum()  # exactly 0, with gradient 0
         if self.project is not None:
             shape = inputs[1].shape if len(inputs) > 1 else None
@@ -161,7 +161,8 @@ def _counted_address(term: Term) -> tuple[Address, Callable[[Tensor], Tensor]] |
     if declared is None:
         return None
     argument, present = declared
-    names = [p for p in inspect.signature(term.loss).parameters if p != "self"]
+    function = term.loss.forward if isinstance(term.loss, nn.Module) else term.loss
+    names = list(inspect.signature(function).parameters)
     at = names.index(argument)
     if at >= len(term.addresses) or not term.addresses[at].of_batch:
         return None

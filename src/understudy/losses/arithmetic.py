@@ -28,7 +28,7 @@ def exact(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         args = tuple(_wide(a) for a in args)  # type: ignore[assignment]
         kwargs = {k: _wide(v) for k, v in kwargs.items()}  # type: ignore[assignment]
-        device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
+        device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
         if not torch.is_autocast_enabled(device):
             return loss(*args, **kwargs)
         with torch.autocast(device, enabled=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,7 +19,7 @@ __all__ = ["UNLABELLED", "cross_entropy", "kl"]
 
 def labelled(label: Tensor) -> Tensor:
     """Which labels are there: everything but :data:`UNLABELLED`."""
-    return label != UNLABELLED
+    return label.long() != UNLABELLED  # a uint8 label of 156 would equal -100
 
 
 @counted_by("label", labelled)
@@ -33,8 +35,8 @@ def cross_entropy(student: Tensor, label: Tensor) -> Tensor:
 
     Returns: one value per label, in nats, >= 0; 0 for an unlabelled sample, which a :class:`~understudy.Term`
         moreover leaves out of the mean.
-    Raises: ShapeError if the leading axes differ; InputError if a label is no class (checked on the CPU only, where
-        the check costs no synchronisation).
+    Raises: ShapeError if the leading axes differ; InputError if labels are not integers, or one is no class (the
+        latter checked on the CPU only, where it costs no synchronisation).
     Scale: free of the batch's size.
     Source: the usual one; Hinton et al. 2015, arXiv:1503.02531, section 2, call it the hard-target term.
     Differs: from ``torch.nn.functional.cross_entropy`` in that the class axis is always last and nothing is averaged.
@@ -47,6 +49,10 @@ def cross_entropy(student: Tensor, label: Tensor) -> Tensor:
         raise ShapeError(
             f"cross_entropy: student {list(student.shape)} and label {list(label.shape)} do not go together; "
             "allowed: [*N, C] and [*N], with the class axis last."
+        )
+    if label.is_floating_point():
+        raise InputError(
+            f"cross_entropy: label is {label.dtype}; allowed: class indices, as integers. For soft labels use kl."
         )
     classes = student.shape[-1]
     if label.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -79,7 +85,7 @@ def kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
         temperature: T > 0. 1 compares the raw distributions; 2 to 8 is usual for images.
 
     Returns: one value per row ``[*N]``, in nats, >= 0, and 0 where the softened distributions agree.
-    Raises: ShapeError if the shapes differ; InputError if the temperature is not positive.
+    Raises: ShapeError if the shapes differ; InputError if the temperature is not positive and finite.
     Scale: times T², so that the gradient does not shrink as T grows; free of the batch's size.
     Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
     Differs: no label term; add one as its own Term.
@@ -88,8 +94,10 @@ def kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
     >>> kl(torch.zeros(1, 2), torch.tensor([[0., 1.]]))
     tensor([0.1109])
     """
-    if not temperature > 0:
-        raise InputError(f"kl: temperature {temperature!r} is not allowed; it must be above 0, and 1 to 8 is usual.")
+    if not 0 < temperature < math.inf:
+        raise InputError(
+            f"kl: temperature {temperature!r} is not allowed; it must be finite and above 0, and 1 to 8 is usual."
+        )
     same_shape("kl", student, teacher, "Both models must score the same classes in the same order.")
     log_q = F.log_softmax(student / temperature, dim=-1)
     log_p = F.log_softmax(teacher / temperature, dim=-1)

@@ -48,7 +48,8 @@ def interval(values: Sequence[float]) -> Interval:
 def _t95(freedom: int) -> float:
     if freedom <= len(_T95):
         return _T95[freedom - 1]
-    return _Z95 + (_Z95**3 + _Z95) / (4 * freedom)
+    z = _Z95
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def gap_closed(teacher: Sequence[float], alone: Sequence[float], student: Sequence[float]) -> float | None:

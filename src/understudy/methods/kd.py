@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -48,8 +49,8 @@ def kd(
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"kd: alpha {alpha!r} must be in [0, 1]: the share of the soft labels.")
-    if not temperature > 0:
-        raise InputError(f"kd: temperature {temperature!r} must be above 0; 1 to 8 is usual.")
+    if not 0 < temperature < math.inf:
+        raise InputError(f"kd: temperature {temperature!r} must be finite and above 0; 1 to 8 is usual.")
     soft, models = (teacher, {}) if isinstance(teacher, str) else ("teacher", {"teacher": teacher})
     return Distillation(
         Term(cross_entropy, "student", label, weight=1 - alpha, mask=mask),
