@@ -26,7 +26,7 @@ _FORM = re.compile(
         (?:@(?P<view>[A-Za-z_]\w*))?
         (?:\.(?P<module>[^\s#:/@.]+(?:\.[^\s#:/@.]+)*)(?:\#(?P<call>\d+))? | :(?P<parameter>[^\s#:/@]+))?
         (?P<keys>(?:/[^\s/]+)*)""",
-    re.VERBOSE | re.ASCII,
+    re.VERBOSE,
 )
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # what `int` gives back as it was written; all else is a name
 

@@ -70,6 +70,10 @@ class Batch(Mapping[str, Any]):
         except KeyError:
             raise AddressError(f"batch has no field {name!r}. {choices(name, self.fields)}") from None
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """A field, or the default where there is none."""
+        return self.fields.get(name, default)
+
     def __contains__(self, name: object) -> bool:
         return name in self.fields
 
@@ -140,6 +144,8 @@ def _move(value: Any, device: torch.device) -> Any:
         return ModelInputs(_move(value.args, device), _move(value.kwargs, device), _move(value.fields, device))
     if isinstance(value, Mapping):
         return {k: _move(v, device) for k, v in value.items()}
+    if callable(to := getattr(value, "to", None)):  # a packed sequence, a graph
+        return to(device)
     if isinstance(value, (tuple, list)):
         moved = [_move(v, device) for v in value]
         return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)  # a namedtuple's is its own

@@ -27,15 +27,19 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from understudy.errors import CorruptError, InputError, MachineError
 
-__all__ = ["Checkpoints", "freeze", "load_tensors", "publish", "save_tensors", "thaw", "write_text"]
+__all__ = ["Checkpoints", "freeze", "load_tensors", "publish", "save_tensors", "sweep", "thaw", "write_text"]
 
 FORMAT = 1
 TENSORS, TREE, MANIFEST, LATEST = "state.safetensors", "state.json", "manifest.json", "latest"
+_REAL = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool complex64"
+_SMALL = "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz"
+DTYPES = frozenset(getattr(torch, name) for name in f"{_REAL} {_SMALL}".split())
 
 
 def freeze(tree: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -52,9 +56,16 @@ def freeze(tree: Any) -> tuple[Any, dict[str, Tensor]]:
         if isinstance(value, Tensor):
             if isinstance(value, DTensor):
                 value = value.full_tensor()
+            if value.layout is not torch.strided or value.dtype not in DTYPES:
+                raise InputError(
+                    f"checkpoint: {at} is a tensor of {value.dtype}, {value.layout}, which a safetensors file cannot hold; "
+                    "give it dense and in another dtype, or as its bytes (.view(torch.uint8))."
+                )
             value = value.detach()
             key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device) if value.numel() else (at,)
             if key not in seen:
+                while at in tensors:  # {"a/b": ...} beside {"a": {"b": ...}}, or a key 1 beside a key "1"
+                    at += "'"
                 seen[key] = at
                 tensors[at] = value
             return {"tensor": seen[key]}
@@ -98,8 +109,9 @@ def _disk(path: Path, need: int) -> Iterator[None]:
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(
-            error
+        told = ("No space left", "File too large", "quota exceeded")  # safetensors gives no errno
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+            words in str(error) for words in told
         )
         free = shutil.disk_usage(next(p for p in [path, *path.parents] if p.exists())).free
         what = (
@@ -130,6 +142,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return dict(safetensors.torch.load_file(path))
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise CorruptError(f"{path}: is not a readable safetensors file: {error}") from error
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a killed process left half written. For the folder's owner only: it spares nobody's work."""
+    for debris in folder.glob(".*." + "[0-9a-f]" * 32):
+        if debris.is_dir():
+            shutil.rmtree(debris, ignore_errors=True)
+        else:
+            debris.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -177,7 +198,7 @@ def publish(folder: Path, tree: Any, tensors: Mapping[str, Tensor]) -> None:
             (temporary / TREE).write_text(text)
             manifest = {"format": FORMAT, "files": {n: _digests(temporary / n) for n in (TENSORS, TREE)}}
             body = json.dumps(manifest, indent=1)
-            (temporary / MANIFEST).write_text(json.dumps({"sha256": _sha(body.encode()), "manifest": body}))
+            (temporary / MANIFEST).write_text(_sealed(body))
             for name in (TENSORS, TREE, MANIFEST):
                 _sync(temporary / name)
             _sync(temporary)
@@ -215,12 +236,16 @@ def read(folder: Path) -> tuple[Any, dict[str, Tensor]]:
     return content["tree"], dict(safetensors.torch.load(bytes(raw[TENSORS])))
 
 
+def _sealed(body: str) -> str:
+    return json.dumps({"sha256": _sha(body.encode()), "manifest": body})
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        outer = json.loads(path.read_text())
-        body: str = outer["manifest"]
-        if set(outer) != {"sha256", "manifest"} or _sha(body.encode()) != outer["sha256"]:
+        text = path.read_text()
+        body: str = json.loads(text)["manifest"]
+        if text != _sealed(body):
             raise CorruptError(f"{path}: is damaged: its digest does not match.")
         manifest: dict[str, Any] = json.loads(body)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -269,14 +294,15 @@ class Checkpoints:
 
     def save(self, step: int, tree: Any, tensors: Mapping[str, Tensor]) -> None:
         """Publish the state after ``step`` steps, then point to it, then delete what is too old."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         name = f"step-{step:08d}"
         publish(self.folder / name, tree, tensors)
-        write_text(self.folder / LATEST, name)
-        for old in self.all()[: -self.keep]:
+        write_text(self.folder / LATEST, f"{name} {_sha(name.encode())}")
+        found = self.all()
+        here = found.index(self.folder / name)
+        # What lies above is of a run that was taken up again from before it.
+        for old in [*found[: max(0, here + 1 - self.keep)], *found[here + 1 :]]:
             shutil.rmtree(old, ignore_errors=True)
-        for debris in self.folder.glob(".step-*"):  # of a save that was killed
-            shutil.rmtree(debris, ignore_errors=True)
+        sweep(self.folder)
 
     def all(self) -> list[Path]:
         """The folders of whole checkpoints, oldest first."""
@@ -306,15 +332,15 @@ class Checkpoints:
     def _newest_first(self) -> list[Path]:
         """What ``latest`` points to first: a folder above it was published, but the run was killed before it counted."""
         found = self.all()[::-1]
+        pointer = self.folder / LATEST
+        if not found or (len(found) == 1 and not pointer.exists()):  # the first save was killed before it counted
+            return found
         try:
-            latest = self.folder / (self.folder / LATEST).read_text().strip()
-        except (OSError, UnicodeDecodeError):
-            return found
-        if latest not in found:
-            if found:
-                warnings.warn(
-                    f"{self.folder / LATEST}: points to {latest.name!r}, which is not there. Using {found[0].name}.",
-                    stacklevel=3,
-                )
-            return found
-        return [latest, *(f for f in found if f < latest)]
+            name, _, sha = pointer.read_text(errors="replace").partition(" ")
+        except OSError:
+            name = sha = ""
+        if _sha(name.encode()) == sha and self.folder / name in found:
+            return [f for f in found if f <= self.folder / name]
+        wrong = f"points to {name!r}, which is not there" if _sha(name.encode()) == sha else "is damaged or missing"
+        warnings.warn(f"{pointer}: {wrong}. Going on from the newest, {found[0].name}.", stacklevel=3)
+        return found

@@ -21,17 +21,17 @@ from torch import nn
 from understudy import parallel
 from understudy.batch import Batch
 from understudy.callbacks import Callback
-from understudy.checkpoint import Checkpoints, freeze, save_tensors, thaw
-from understudy.feed import Feed
+from understudy.checkpoint import Checkpoints, freeze, save_tensors, sweep, thaw
 from understudy.data.order import preserved, seed_all
 from understudy.environment import differences, environment
 from understudy.errors import InputError, Interrupted
+from understudy.feed import Feed, workers_watched
 from understudy.folder import Journal, Lock
 from understudy.method import Method, Progress
 from understudy.play import Outcome, build_players, play, prepare
 from understudy.settings import Settings
 from understudy.signals import Interrupts
-from understudy.state import compare, identity, load_module, load_player
+from understudy.state import compare, identity, level, load_module, load_player, pace
 from understudy.teachers.ema import Ema
 from understudy.validation import Validate, Validation
 
@@ -85,11 +85,14 @@ def train(
     """
     device = settings.on()
     parallel.start(device)
-    with parallel.first_to_fail(), preserved(), contextlib.ExitStack() as stack:
+    # Signals outermost: torchrun sends one when another rank has died, and this one may have to say so first.
+    with Interrupts() as interrupts, parallel.first_to_fail(), contextlib.ExitStack() as stack:
+        stack.enter_context(workers_watched())
+        stack.enter_context(preserved())
         run = _Run(method, data, settings, device, validate, None if folder is None else Path(folder), callbacks)
         stack.callback(run.close)
         run.open(resume)
-        return run.go()
+        return run.go(interrupts)
 
 
 class _Run:
@@ -111,10 +114,11 @@ class _Run:
         self.callbacks = callbacks if self.main else ()
         self.feed = Feed(data, settings, self.rank, parallel.ranks())
         self.validation = None if validate is None else Validation(validate, settings)
-        self.lock = Lock(folder) if folder is not None and self.main else None
+        self.lock = Lock(folder if self.main else None)
         self.checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", settings.keep)
         self.journal = Journal(folder / "metrics.jsonl" if folder is not None and self.main else None)
         self.modes: list[tuple[nn.Module, bool]] = []
+        self.identity: dict[str, str] = {}
         self.step, self.steps, self.saved_at = 0, self.feed.steps, -1
         self.seconds, self.began = 0.0, time.perf_counter()
 
@@ -122,8 +126,7 @@ class _Run:
 
     def open(self, resume: bool) -> None:
         """Check everything, fit what the dry run fits, and take up the folder's run if there is one."""
-        if self.lock is not None:
-            self.lock.take()
+        self.lock.take()
         found = self.checkpoints.load() if self.checkpoints is not None else None
         if found is not None and not resume:
             raise InputError(
@@ -138,34 +141,36 @@ class _Run:
         seed_all(self.settings.seed, "dry run")
         self.method.dry_run(self.feed.first().to(self.device))
         self.players = build_players(self.method, self.settings.optim_for, scaled=self.settings.precision == "fp16")
-        parallel.broadcast([*self.method.parameters(), *self.method.buffers()])
         self.ema = None if self.settings.ema is None else Ema(self.method.student, self.settings.ema)
-        self.identity = identity(self.method, self.settings.identity(), self.feed.samples)
-        parallel.agree(self.identity, self.device)
-        if found is None:
+        state = None if found is None else thaw(*found)
+        if self.folder is not None or parallel.ranks() > 1:
+            self.identity = identity(self.method, self.settings.identity(), self.feed.samples)
+            rhythm = pace(self.settings, self.folder, self.validation, state)
+            level(self.method, {**self.identity, **rhythm}, self.device)
+        if state is None:
             self.journal.open(0)
             self._validate()
         else:
-            self._restore(thaw(*found))
+            self._restore(state)
 
     def close(self) -> None:
         """Leave modes, files and bars as they should be, however the run ended."""
         for module, mode in self.modes:
             module.training = mode
-        for callback in self.callbacks:
-            callback.finished()
-        self.journal.close()
-        if self.lock is not None:
-            self.lock.release()
+        with contextlib.ExitStack() as stack:  # all of these, whichever of them fails
+            stack.callback(self.lock.release)
+            stack.callback(self.journal.close)
+            for callback in reversed(self.callbacks):
+                stack.callback(callback.finished)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def go(self) -> Result:
+    def go(self, interrupts: Interrupts) -> Result:
         """Every step that is left, then the weights that are kept."""
         self.method.train()
         for callback in self.callbacks:
             callback.started(self._progress(self.step))
-        with Interrupts() as interrupts, contextlib.closing(self.feed.batches(self.step, self.steps)) as steps:
+        with contextlib.closing(self.feed.batches(self.step, self.steps)) as steps:
             while not self._stopped_early and (batches := next(steps, None)) is not None:
                 self._step([b.to(self.device) for b in batches], interrupts)
         self._save()
@@ -186,7 +191,7 @@ class _Run:
             self._interrupted()
         outcome = play(self.method, prepared, progress, self.players, self._autocast)
         with torch.no_grad():
-            parallel.sync_batch_norm(self.method.trained.values())
+            parallel.sync_batch_norm(self.method)
             self.method.after(progress)
             if self.ema is not None:
                 self.ema.after(progress)
@@ -251,6 +256,7 @@ class _Run:
         )
         if self.main:
             self.checkpoints.save(self.step, tree, tensors)
+        parallel.meet(self.device)
         self.saved_at = self.step
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -281,15 +287,15 @@ class _Run:
             _, tensors = freeze(self.method.student.state_dict())
             if self.main:
                 save_tensors(self.folder / "student.safetensors", tensors)
+                sweep(self.folder)
+            parallel.meet(self.device)
 
     def _seconds(self) -> float:
         return self.seconds + time.perf_counter() - self.began
 
     def _interrupted(self) -> None:
         self._save()
-        where = (
-            f" {self.folder} holds it; resume=True goes on."
-            if self.folder is not None
-            else " Nothing was saved: no folder was given."
-        )
-        raise Interrupted(f"stopped after step {self.step} of {self.steps}.{where}")
+        kept = "Nothing was saved: no folder was given."
+        if self.folder is not None:
+            kept = f"{self.folder} holds it; resume=True goes on."
+        raise Interrupted(f"stopped after step {self.step} of {self.steps}. {kept}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from understudy.batch import Batch
 from understudy.data.order import permutation, preserved, seed_all
-from understudy.errors import InputError, raise_all
+from understudy.errors import InputError, MachineError, raise_all
 from understudy.settings import Settings
 
-__all__ = ["Feed", "Source", "source_of"]
+__all__ = ["Feed", "Source", "source_of", "workers_watched"]
 
 WORKER_TIMEOUT_S = 120
 Key = tuple[int, int]  # epoch, sample
@@ -48,12 +49,12 @@ def source_of(data: Any) -> Source:
     A DataLoader is rebuilt from its dataset, batch size and collate function: its own order cannot be resumed.
     """
     if isinstance(data, Tensor):
-        data = TensorDataset(data)
+        data = (data,)
     if isinstance(data, (tuple, list)) and data and all(isinstance(t, Tensor) for t in data):
         sizes = {t.shape[0] if t.ndim else 0 for t in data}
         if len(sizes) > 1:
             raise InputError(f"data: tensors of {sorted(sizes)} samples; they must have equally many.")
-        data = TensorDataset(*data)
+        data = TensorDataset(*data) if sizes != {0} else []
     if isinstance(data, Mapping) and data and all(isinstance(t, Tensor) for t in data.values()):
         names, columns = list(data), source_of(tuple(data.values()))
         assert columns.fetch is not None
@@ -67,7 +68,11 @@ def source_of(data: Any) -> Source:
     if isinstance(data, TensorDataset):
         return Source(len(data), fetch=lambda keys, seed: _index(data.tensors, keys), dataset=data)
     if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
-        return _mapped(data.dataset, data.collate_fn, data.batch_size)
+        if data.batch_sampler is None:
+            raise InputError(
+                "data: a DataLoader with batch_size=None makes no batches; give its dataset, or a batch_size."
+            )
+        return _mapped(data.dataset, data.collate_fn, getattr(data.batch_sampler, "batch_size", None))
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         return _mapped(data, default_collate, None)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
@@ -90,7 +95,13 @@ def _mapped(dataset: Any, collate: Callable[[list[Any]], Any], batch_size: int |
         with preserved():
             return collate([keyed[key] for key in keys])
 
-    return Source(len(dataset), fetch=fetch, batch_size=batch_size, dataset=dataset, collate=collate)
+    try:
+        samples = len(dataset)
+    except (TypeError, NotImplementedError) as error:
+        raise InputError(
+            f"data: {type(dataset).__name__} has no length. Give it __len__, or give an iterable of batches."
+        ) from error
+    return Source(samples, fetch=fetch, batch_size=batch_size, dataset=dataset, collate=collate)
 
 
 class _Rows(Dataset[Any]):
@@ -200,18 +211,23 @@ class Feed:
             yield from self._streamed(self._stream, stop - start)
             return
         loaded = self._loaded(start, stop) if self.settings.workers else None
-        for step in range(start, stop):
-            micro = self.keys(step)
-            raws = [next(loaded) for _ in micro] if loaded else [self._fetch(keys) for keys in micro]
-            yield [
-                Batch.of(raw, index=torch.tensor([i for _, i in keys])) for raw, keys in zip(raws, micro, strict=True)
-            ]
+        try:
+            for step in range(start, stop):
+                micro = self.keys(step)
+                raws = [_next(loaded) for _ in micro] if loaded else [self._fetch(keys) for keys in micro]
+                yield [
+                    Batch.of(raw, index=torch.tensor([i for _, i in keys]))
+                    for raw, keys in zip(raws, micro, strict=True)
+                ]
+        finally:
+            if loaded is not None:  # an error's traceback would keep the workers alive as long as someone looks at it
+                loaded._shutdown_workers()
 
     def _fetch(self, keys: Sequence[Key]) -> Any:
         assert self.source.fetch is not None
         return self.source.fetch(keys, self.settings.seed)
 
-    def _loaded(self, start: int, stop: int) -> Iterator[Any]:
+    def _loaded(self, start: int, stop: int) -> Any:
         loader = DataLoader(
             _Keyed(self.source.dataset, self.settings.seed),
             batch_sampler=_Plan(self, start, stop),
@@ -248,6 +264,36 @@ class _Plan:
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.feed.settings.accumulate
+
+
+@contextmanager
+def workers_watched() -> Iterator[None]:
+    """Say in our words what torch raises about worker processes, wherever the run happens to be."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        if not text.startswith("Caught "):
+            raise
+        raise InputError(text[text.rindex("data: sample") :].strip()) from error  # without the worker's traceback
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader "):
+            raise
+        raise _worker_lost(error) from error
+
+
+def _next(loaded: Iterator[Any]) -> Any:
+    try:
+        return next(loaded)
+    except (OSError, EOFError) as error:  # the worker was killed while it handed a batch over
+        raise _worker_lost(f"DataLoader worker exited unexpectedly ({error})") from error
+
+
+def _worker_lost(what: object) -> MachineError:
+    return MachineError(
+        f"data: {str(what).strip().rstrip('.')}. Was it out of memory, or does a sample take longer than {WORKER_TIMEOUT_S} s? "
+        "resume=True goes on from the last checkpoint; workers=0 reads the samples here and says more."
+    )
 
 
 def _quiet_worker(worker: int) -> None:

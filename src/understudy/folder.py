@@ -6,7 +6,9 @@ import json
 import math
 import os
 import socket
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,16 +16,33 @@ from understudy.errors import CorruptError, InputError, MachineError
 
 __all__ = ["Journal", "Lock"]
 
+_held: weakref.WeakSet[Lock] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for lock in list(_held):
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    # A worker that loads data outlives a killed run by seconds; with the lock in its hands nobody could resume till then.
+    os.register_at_fork(after_in_child=_let_go)
+
 
 class Lock:
-    """One process at a time writes a run's folder. The system releases the lock if the process dies."""
+    """One process at a time writes a run's folder. The system releases the lock if the process dies.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "lock"
+    Where there is no folder, there is nothing to lock.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.path = None if folder is None else folder / "lock"
         self._file: TextIO | None = None
 
     def take(self) -> None:
         """Take it, or raise InputError that names the process which has it."""
+        if self.path is None:
+            return
         try:
             import fcntl
         except ImportError:  # Windows: no advisory locks of this kind; the folder is not guarded there
@@ -42,16 +61,20 @@ class Lock:
             raise InputError(
                 f"{self.path.parent}: is in use by {holder}. Choose another folder, or wait for that run to end."
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
         self._file = file
+        _held.add(self)
+        with _disk(self.path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
 
     def release(self) -> None:
         """Let it go; the file stays, since deleting it would let two processes lock two files of one name."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        _held.discard(self)
+        if file is not None:
+            with suppress(OSError):  # a full disk, of which take() told already
+                file.close()
 
 
 class Journal:
@@ -74,33 +97,40 @@ class Journal:
                 raise CorruptError(
                     f"{self.path}: has {size:,} bytes, but the checkpoint was made after {at:,}: it was cut short."
                 )
-            os.truncate(self.path, at)
-        self._file = self.path.open("a" if at else "w")
+        with _disk(self.path):
+            if at:
+                os.truncate(self.path, at)
+            self._file = self.path.open("a" if at else "w")
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a line."""
         if self._file is not None:
-            try:
+            with _disk(self.path):
                 self._file.write(json.dumps(_strict(record), allow_nan=False) + "\n")
-            except OSError as error:
-                raise MachineError(f"{self.path}: cannot be written: {error}") from error
 
     def sync(self) -> int:
         """Force all lines to the disk; returns the file's length in bytes."""
         if self._file is None:
             return 0
-        try:
+        with _disk(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise MachineError(f"{self.path}: cannot be written: {error}") from error
-        return self._file.tell()
+            return self._file.tell()
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with _disk(self.path):
+                file.close()
+
+
+@contextmanager
+def _disk(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be written: {error}") from error
 
 
 def _strict(value: Any) -> Any:

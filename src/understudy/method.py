@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from understudy.address import Address
 from understudy.batch import Batch, Call, call
 from understudy.errors import InputError, UnderstudyError, raise_all
-from understudy.naming import check_models, mislaid_label, unique
+from understudy.naming import check_models, mislaid_label, unique, warn_of_idle
 from understudy.progress import START, Progress
 from understudy.reading import Reader
 from understudy.teachers.ema import Ema
@@ -132,6 +132,12 @@ class Method(nn.Module):
                 model._apply(lambda t: t.to(fn(t).device))
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
 
+    def _replicate_for_data_parallel(self) -> NoReturn:
+        raise InputError(
+            f"nn.DataParallel cannot copy a {type(self).__name__}: frozen models would stay behind on the first GPU. "
+            "Start a process for each GPU with torchrun, or show this one a single GPU: CUDA_VISIBLE_DEVICES=0."
+        )
+
 
 def _movable(model: nn.Module) -> bool:
     """Placement follows the method, unless the model is quantized or its user spread it over devices."""
@@ -179,6 +185,7 @@ class Distillation(Method):
         self.models = nn.ModuleDict({name: reader.models[name] for name in train})
         self.averages = nn.ModuleDict({name: model for name, model in models.items() if isinstance(model, Ema)})
         self.terms = nn.ModuleList(terms)
+        self._counted: Tensor | int | None = 0  # by each term in the first epoch; None once that was looked at
         self.names = unique([term.name for term in terms])
         self.watch = {name: (fn, tuple(map(Address.parse, at))) for name, (fn, *at) in (watch or {}).items()}
         reader.check([a for t in terms for a in t.addresses] + [a for _, at in self.watch.values() for a in at])
@@ -206,9 +213,11 @@ class Distillation(Method):
         self, batch: Batch, progress: Progress, *, player: str = "student", only: Collection[int] | None = None
     ) -> Move:
         """The move of one player: the weighted sum of the terms, or of ``only`` those at these positions."""
-        if batch.counts is None:
+        if not isinstance(batch, Batch) or batch.counts is None:
             batch = self.prepare(batch, progress)
         weights = {i: term.weight_at(progress) for i, term in enumerate(self._terms()) if only is None or i in only}
+        if self._counted is not None and batch.totals is not None:
+            self._counted = batch.totals + self._counted
         active = {i: w for i, w in weights.items() if w != 0}
         if not active:
             raise InputError(
@@ -235,6 +244,15 @@ class Distillation(Method):
                 "Is every address a frozen model's or a 'stop', or are the student's parameters frozen?"
             )
         return loss
+
+    def after(self, progress: Progress) -> None:
+        """Let every loss with an ``after`` and every moving average take in the step; warn of terms that count nothing."""
+        for module in dict.fromkeys([*(term.loss for term in self._terms()), *self.averages.values()]):
+            if isinstance(module, nn.Module) and callable(after := getattr(module, "after", None)):
+                after(progress)
+        if isinstance(self._counted, Tensor) and (progress.epoch > 0 or progress.step + 1 == progress.steps):
+            warn_of_idle(self.names, self._terms(), self._counted.tolist(), progress)
+            self._counted = None
 
     @torch.no_grad()
     def dry_run(self, batch: Any) -> list[Reading]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,9 +10,11 @@ from torch import nn
 
 from understudy.batch import Batch
 from understudy.errors import InputError, choices, raise_all
+from understudy.progress import Progress
+from understudy.reading import unwrap
 from understudy.term import Term
 
-__all__ = ["check_models", "mislaid_label", "unique"]
+__all__ = ["check_models", "mislaid_label", "unique", "warn_of_idle"]
 
 
 def check_models(terms: Sequence[Term], train: Sequence[str], models: Mapping[str, Any]) -> None:
@@ -37,7 +40,7 @@ def check_models(terms: Sequence[Term], train: Sequence[str], models: Mapping[st
         f"models {a!r} and {b!r} are the same object. To read a model without gradient say 'stop {a}'; for a second one copy.deepcopy it."
         for i, a in enumerate(names)
         for b in names[i + 1 :]
-        if models[a] is models[b]
+        if unwrap(models[a]) is unwrap(models[b])
     ]
     if not train:
         problems.append("train=(): at least one model must train.")
@@ -61,6 +64,14 @@ def mislaid_label(term: str, batch: Batch) -> list[str]:
     return [
         f"term {term} finds no label in a batch with fields {', '.join(batch)}. Say 'batch.{alike[0]}', or rename the field."
     ]
+
+
+def warn_of_idle(names: Sequence[str], terms: Sequence[Term], counts: Sequence[int], progress: Progress) -> None:
+    """Warn of terms of some weight that counted no element in a whole epoch."""
+    idle = [n for n, term, count in zip(names, terms, counts, strict=False) if not count and term.weight_at(progress)]
+    if idle:
+        told = "counted nothing in the first epoch: no label, or a mask that is false everywhere."
+        warnings.warn(f"{', '.join(idle)} {told}", stacklevel=3)
 
 
 def unique(names: Sequence[str]) -> list[str]:

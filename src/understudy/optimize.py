@@ -14,9 +14,14 @@ from torch.distributed.tensor import DTensor
 
 from understudy.errors import InputError, choices, raise_all
 from understudy.parallel import average_gradients, sum_over_ranks
-from understudy.progress import Curve, Progress, constant, warmed_up
+from understudy.progress import Curve, Progress, constant, described, warmed_up
 
 __all__ = ["Optim", "Player"]
+
+_UNFIT = {
+    "LBFGS": "evaluates the loss several times in one step, but a move has one loss",
+    "SparseAdam": "takes sparse gradients only, and those of a move are dense",
+}
 
 
 class Optim:
@@ -81,13 +86,22 @@ class Optim:
             raise InputError(
                 f"Optim({self.name!r}): groups {unused} match no parameter. {choices(unused[0], names.values())}"
             )
-        settings = [{"params": members, **self.groups.get(g, {})} for g, members in groups.items() if members]
-        return self.kind(settings, lr=self.lr, **self.options)  # type: ignore[call-arg]
+        # torch's kernels that take many parameters at once cannot take sharded and whole ones together.
+        alike = {
+            (g, whole): [p for p in members if whole is not isinstance(p, DTensor)]
+            for g, members in groups.items()
+            for whole in (False, True)
+        }
+        settings = [{"params": members, **self.groups.get(g, {})} for (g, _), members in alike.items() if members]
+        try:
+            return self.kind(settings, lr=self.lr, **self.options)  # type: ignore[call-arg]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Optim({self.name!r}): torch refuses it: {error}") from error
 
     def __repr__(self) -> str:
-        curve = [round(self.schedule(Progress(i, 4)), 12) for i in range(4)]
-        said = {"lr": self.lr, "schedule": curve, "clip": self.clip, "groups": self.groups, **self.options}
-        return f"Optim({self.name!r}, {', '.join(f'{k}={v!r}' for k, v in said.items())})"
+        said = {"lr": self.lr, "clip": self.clip, "groups": self.groups, **self.options}
+        options = ", ".join(f"{k}={v!r}" for k, v in said.items())
+        return f"Optim({self.name!r}, {options}, schedule={described(self.schedule)})"
 
 
 def _optimizer(name: str) -> type[torch.optim.Optimizer]:
@@ -98,6 +112,8 @@ def _optimizer(name: str) -> type[torch.optim.Optimizer]:
     }
     if name not in known:
         raise InputError(f"Optim: torch.optim has no optimizer {name!r}. {choices(name, known)}")
+    if name in _UNFIT:
+        raise InputError(f"Optim: {name} {_UNFIT[name]}. AdamW or SGD is usual.")
     return known[name]
 
 
@@ -125,7 +141,7 @@ class Player:
         self.base_lr = [float(g["lr"]) for g in self.optimizer.param_groups]
         self.scale = 2.0**16 if scaled else 1.0
         self.scaled = scaled
-        self.good_steps = 0
+        self.good_steps = self.skipped = 0
 
     def zero(self) -> None:
         """Forget gradients."""
@@ -137,7 +153,7 @@ class Player:
         average_gradients(self.parameters)
         grads = [p.grad for p in self.parameters if p.grad is not None]
         if self.scale != 1.0:
-            torch._foreach_mul_(grads, 1.0 / self.scale)
+            torch._foreach_mul_([_local(g) for g in grads], 1.0 / self.scale)
         return _norm(grads)
 
     def step(self, progress: Progress, norm: Tensor) -> None:
@@ -158,10 +174,13 @@ class Player:
             self.scale = min(self.scale * 2, 2.0**24)
 
     def skip(self) -> bool:
-        """Halve the scale after an overflow; False where there is no scale left to blame."""
+        """Halve the scale after an overflow and count it; False where there is no scale left to blame."""
+        if not self.scaled or self.scale <= 1.0:
+            return False
         self.scale /= 2
         self.good_steps = 0
-        return self.scaled and self.scale >= 1.0
+        self.skipped += 1
+        return True
 
     @property
     def lr(self) -> list[float]:
@@ -170,12 +189,19 @@ class Player:
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs."""
-        return {"optimizer": self.optimizer.state_dict(), "scale": self.scale, "good_steps": self.good_steps}
+        scale = {"scale": self.scale, "good_steps": self.good_steps, "skipped": self.skipped}
+        return {"optimizer": self.optimizer.state_dict(), **scale}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state`."""
         self.optimizer.load_state_dict(dict(state["optimizer"]))
-        self.scale, self.good_steps = state["scale"], state["good_steps"]
+        members = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for i, saved in state["optimizer"]["state"].items():
+            mine = self.optimizer.state[members[i]]
+            for name, value in saved.items():
+                if isinstance(value, Tensor) and mine[name].dtype != value.dtype:
+                    mine[name] = value.to(mine[name].device)  # torch rounded it to the parameter's dtype
+        self.scale, self.good_steps, self.skipped = state["scale"], state["good_steps"], state["skipped"]
 
     def non_finite(self) -> list[str]:
         """Names of parameters whose gradient is NaN or infinite."""

@@ -6,10 +6,11 @@ with two moves under accumulation its ranks drift apart silently, and a loss on 
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from understudy.errors import InputError, Interrupted, PeerLost
+from understudy.errors import InputError, PeerLost
 
 __all__ = [
     "agree",
@@ -28,6 +29,7 @@ __all__ = [
     "gather",
     "gather_text",
     "mean_over_ranks",
+    "meet",
     "rank",
     "ranks",
     "start",
@@ -43,7 +45,10 @@ def start(device: torch.device) -> None:
     """Join the process group if ``torchrun`` started this process and nobody has joined yet."""
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1 or dist.is_initialized():
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    if str(device) == "cuda":  # whichever it is
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    # Both: what is counted before the first forward, and texts, may lie on the CPU.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=HANG_TIMEOUT)
 
 
@@ -64,6 +69,11 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def meet(device: torch.device) -> None:
+    """Wait until every rank is here."""
+    sum_over_ranks(torch.zeros(1, device=device))
+
+
 def mean_over_ranks(values: Tensor, device: torch.device) -> Tensor:
     """The mean of every rank's values, on the CPU."""
     return sum_over_ranks(values.to(device)).cpu() / ranks() if ranks() > 1 else values
@@ -71,10 +81,16 @@ def mean_over_ranks(values: Tensor, device: torch.device) -> Tensor:
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
     """Give every rank rank 0's values, in place. Sharded tensors are left alone."""
-    if ranks() > 1:
-        for tensor in tensors:
-            if not isinstance(tensor, DTensor):
-                dist.broadcast(tensor.detach(), src=0)
+    if ranks() == 1:
+        return
+    for tensor in tensors:
+        if isinstance(tensor, DTensor) or not tensor.numel():
+            continue
+        # As bytes: gloo knows few dtypes, and takes a tensor with gaps for one without.
+        whole = tensor.detach().contiguous()
+        dist.broadcast(whole.reshape(-1).view(torch.uint8), src=0)
+        if whole.data_ptr() != tensor.data_ptr():
+            tensor.detach().copy_(whole)
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -107,11 +123,19 @@ def agree(facts: dict[str, str], device: torch.device) -> None:
     for name, fact in facts.items():
         told = gather_text(fact, device)
         if len(set(told)) > 1:
+            differ = next(i for i, letters in enumerate(itertools.zip_longest(*told)) if len(set(letters)) > 1)
+            at = max(0, differ - 20)
             problems.append(
-                f"ranks differ in {name}: " + ", ".join(f"rank {i} has {t[:60]!r}" for i, t in enumerate(told)) + "."
+                f"ranks differ in {name}: "
+                + ", ".join(f"rank {i} has {_excerpt(t, at)!r}" for i, t in enumerate(told))
+                + "."
             )
     if problems:
         raise InputError("\n".join([*problems, "Every rank must run the same script with the same arguments."]))
+
+
+def _excerpt(text: str, at: int, length: int = 60) -> str:
+    return ("..." if at else "") + text[at : at + length] + ("..." if len(text) > at + length else "")
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
@@ -141,15 +165,14 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 @torch.no_grad()
-def sync_batch_norm(models: Iterable[nn.Module]) -> None:
+def sync_batch_norm(model: nn.Module) -> None:
     """Give every rank the mean of the BatchNorm statistics, so that what rank 0 saves is what every rank has."""
     if ranks() == 1:
         return
     buffers = [
         b
-        for model in models
         for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if isinstance(module, nn.modules.batchnorm._NormBase)
         for b in module.buffers(recurse=False)
         if b.is_floating_point()
     ]
@@ -158,18 +181,22 @@ def sync_batch_norm(models: Iterable[nn.Module]) -> None:
         buffer /= ranks()
 
 
+_runs = itertools.count()
+_run = 0
+
+
 @contextmanager
 def first_to_fail() -> Iterator[None]:
     """Let one rank alone say why the run ended.
 
     The rank that fails raises its own error, and leaves a note. On the others the next exchange fails, since the
-    connection is gone: they leave without a word where there is a note; without one (the rank was killed) the lowest
-    of them raises :class:`PeerLost`.
+    connection is gone: they leave without a word where there is a note; without one (the rank was killed) the first
+    of them to see it raises :class:`PeerLost`.
     """
+    global _run
+    _run = next(_runs)  # the notes of a run before, whose error somebody caught, are none of this one's
     try:
         yield
-    except Interrupted:
-        raise
     except dist.DistError as error:
         if ranks() == 1:
             raise
@@ -193,10 +220,12 @@ def _store() -> Any:
 
 def _note(text: str) -> None:
     # The store may have gone with the rank that held it; the error itself is raised all the same.
-    try:
-        _store().set(f"understudy/failed/{_store().add('understudy/failures', 1)}", text)
-    except Exception:
-        return
+    with suppress(Exception):
+        _store().set(_key("failed"), text)
+
+
+def _key(name: str) -> str:
+    return f"understudy/{_run}/{name}"
 
 
 def _leave(error: Exception) -> None:
@@ -204,16 +233,17 @@ def _leave(error: Exception) -> None:
     deadline = time.monotonic() + LAST_WORDS_S
     try:
         while time.monotonic() < deadline:
-            if _store().check(["understudy/failed/1"]):
+            if _store().check([_key("failed")]):
                 raise SystemExit(PeerLost.exit_code)
             time.sleep(0.1)
-        first = _store().add("understudy/left", 1) == 1
+        first = _store().add(_key("left"), 1) == 1
     except SystemExit:
         raise
     except Exception:
         first = True
     if not first:
         raise SystemExit(PeerLost.exit_code)
+    _note("lost a peer")  # so that ranks which wait for this one alone need not look for another reason
     raise PeerLost(
         f"rank {rank()}: another process of this run has died without a word (killed? out of memory?). "
         "Start the same command again with resume=True to go on from the last checkpoint."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from understudy import parallel
 from understudy.batch import Batch
+from understudy.data.order import remembered
 from understudy.errors import InputError, NonFiniteError, choices
 from understudy.method import Method, Move, Progress
 from understudy.optimize import Player
+from understudy.reading import reshard
 
 __all__ = ["Outcome", "build_players", "play", "prepare"]
 
@@ -31,7 +34,15 @@ class Outcome:
     weights: dict[str, float] = field(default_factory=dict)
     watched: dict[str, Tensor] = field(default_factory=dict)
     gradient_norm: dict[str, float] = field(default_factory=dict)
-    skipped: int = 0
+    skipped: int = 0  # so far in the run, by all players
+
+    def begin(self, move: Move) -> None:
+        """Forget what an earlier move of this step told under the same names: the last one counts."""
+        self.loss.pop(move.player, None)
+        for name in move.parts:
+            self.terms.pop(name, None)
+        for name in move.watched:
+            self.watched.pop(name, None)
 
     def add(self, move: Move) -> None:
         """Take in one micro-batch's move."""
@@ -43,13 +54,15 @@ class Outcome:
             _add(self.watched, name, value)
 
     def record(self, device: torch.device) -> dict[str, object]:
-        """The whole step's values, for the log; one exchange between ranks."""
+        """The whole step's values, for the log. A rank whose samples lack what another's have adds nothing there."""
         groups = {"loss": self.loss, "terms": self.terms, "watched": self.watched}
-        flat = [value.double().cpu() for group in groups.values() for value in group.values()]
-        values = iter(parallel.mean_over_ranks(torch.stack(flat), device).tolist())
-        told: dict[str, dict[str, float]] = {
-            kind: {name: next(values) for name in group} for kind, group in groups.items()
-        }
+        mine = [(kind, name) for kind, group in groups.items() for name in group]
+        texts = parallel.gather_text(json.dumps(mine), device) if parallel.ranks() > 1 else [json.dumps(mine)]
+        everybodys = dict.fromkeys((kind, name) for text in texts for kind, name in json.loads(text))
+        flat = [groups[kind].get(name, torch.zeros(())).double().cpu() for kind, name in everybodys]
+        told: dict[str, dict[str, float]] = {kind: {} for kind in groups}
+        for (kind, name), value in zip(everybodys, parallel.mean_over_ranks(torch.stack(flat), device), strict=True):
+            told[kind][name] = float(value)
         watched = told.pop("watched")
         more = {"weights": self.weights, "gradient_norm": self.gradient_norm}
         return {**told, **watched, **more, **({"skipped": self.skipped} if self.skipped else {})}
@@ -62,6 +75,7 @@ def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
 
 def build_players(method: Method, optim_for: Callable[[str], object], scaled: bool) -> dict[str, Player]:
     """A player for each of the method's, which must be a partition of what trains."""
+    reshard(method)
     names = {p: n.removeprefix("models.") for n, p in method.named_parameters()}
     groups = method.players()
     owners: dict[nn.Parameter, list[str]] = {p: [] for p in names if p.requires_grad}
@@ -116,23 +130,55 @@ def play(
 
     Raises: NonFiniteError before the optimizer's step, naming term and batch.
     """
+    try:
+        return _turns(method, batches, progress, players, autocast)
+    finally:
+        for player in players.values():
+            player.zero()
+
+
+def _turns(
+    method: Method, batches: Sequence[Batch], progress: Progress, players: Mapping[str, Player], autocast: Autocast
+) -> Outcome:
     outcome = Outcome()
+    put_back = _remember(method)
     games = [method.moves(batch, progress) for batch in batches]
     for turn in itertools.count():
         player = _backward(games, players, outcome, autocast)
         if player is None:
             break
         norm = player.reduce()
-        if _finite(outcome.loss[player.name], norm):
+        loss_is_finite, gradient_is_finite = _finite(outcome.loss[player.name], norm)
+        if loss_is_finite and gradient_is_finite:
             player.step(progress, norm)
-        elif outcome.loss[player.name].isfinite() and player.skip():
-            outcome.skipped += 1
-        else:
-            raise NonFiniteError(_diagnosis(method, batches, progress, turn, player, autocast))
+        elif not (loss_is_finite and player.skip()):
+            put_back()
+            try:
+                raise NonFiniteError(_diagnosis(method, batches, progress, turn, player, autocast, outcome))
+            finally:
+                put_back()
         outcome.gradient_norm[player.name] = float(norm)
-    for player in players.values():
-        player.zero()
+    if not outcome.loss:
+        raise InputError(f"{type(method).__name__}.moves made no move at step {progress.step}; allowed: one or more.")
+    outcome.skipped = sum(player.skipped for player in players.values())
     return outcome
+
+
+def _remember(method: Method) -> Callable[[], None]:
+    """How to undo what a forward changes: the generators of random numbers and running statistics.
+
+    With the first a failed move is played again as it was. The second would stay spoilt by what made it fail.
+    """
+    random = remembered()
+    norms = [m for m in method.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.training]
+    copies = [(b, b.clone()) for m in norms for b in m.buffers(recurse=False)]
+
+    def put_back() -> None:
+        random()
+        for buffer, copy in copies:
+            buffer.copy_(copy)
+
+    return put_back
 
 
 def _backward(
@@ -157,44 +203,52 @@ def _backward(
                 )
             player = players[move.player]
             player.zero()
-            outcome.loss.pop(player.name, None)  # a player that moves twice in a step logs its last loss
+            outcome.begin(move)
         outcome.add(move)
         (move.loss if player.scale == 1.0 else move.loss * player.scale).backward()
     return player
 
 
-def _finite(loss: Tensor, norm: Tensor) -> bool:
-    """Whether loss and gradient are finite, on every rank."""
-    bad = (~(loss.isfinite() & norm.to(loss.device).isfinite())).long()
-    return not bool(parallel.sum_over_ranks(bad))
+def _finite(loss: Tensor, norm: Tensor) -> tuple[bool, bool]:
+    """Whether the loss is finite on every rank, and whether the gradient is."""
+    bad = torch.stack([~loss.isfinite(), ~norm.to(loss.device).isfinite()]).long()
+    loss_is_bad, gradient_is_bad = parallel.sum_over_ranks(bad).tolist()
+    return not loss_is_bad, not gradient_is_bad
 
 
 def _diagnosis(
-    method: Method, batches: Sequence[Batch], progress: Progress, turn: int, player: Player, autocast: Autocast
+    method: Method,
+    batches: Sequence[Batch],
+    progress: Progress,
+    turn: int,
+    player: Player,
+    autocast: Autocast,
+    outcome: Outcome,
 ) -> str:
     """Which term in which micro-batch is not finite, found by playing the move again, one term at a time."""
-    found = []
+    found: list[str] = []
     for batch in batches:
         with autocast():
             move = next(itertools.islice(method.moves(batch, progress), turn, None))
         for name, part in move.parts.items():
-            what = None if part.value.isfinite() else f"value of {name} is {float(part.value)}"
+            what = None if part.value.isfinite() else f"value of {name} is {part.value.item()}"
             if what is None and part.value.requires_grad:
                 player.zero()
                 (part.weight * part.value * player.scale).backward(retain_graph=True)
                 bad = player.non_finite()
                 what = f"gradient of {name} is not finite in {', '.join(bad[:3])}" if bad else None
             if what is not None:
-                index = batch.get("index")
-                samples = (
-                    f" (samples {', '.join(str(int(i)) for i in index[:8])}{', ...' if len(index) > 8 else ''})"
-                    if index is not None
-                    else ""
-                )
-                found.append(f"{what}{samples}")
-    player.zero()
+                found.append(what + _samples([batch]))
+    if not found:  # it was not to be repeated: several moves, or a method that does not say its parts
+        bad = [f"value of {n} is {float(v)}" for n, v in outcome.terms.items() if not v.isfinite()]
+        found = [f"{', '.join(bad) or 'loss or gradient is not finite'}{_samples(batches)}"]
     told = [t for t in parallel.gather_text("; ".join(found), player.parameters[0].device) if t]
     return (
-        f"step {progress.step}, player {player.name!r}: {'; '.join(told) or 'loss or gradient is not finite'}. "
-        "The weights are those from before this step. Look at these samples, lower the learning rate, or clip the gradient."
+        f"step {progress.step}, player {player.name!r}: {'; '.join(told)}. "
+        "Its weights are those from before this step. Look at these samples, lower the learning rate, or clip the gradient."
     )
+
+
+def _samples(batches: Sequence[Batch]) -> str:
+    index = [int(i) for batch in batches if "index" in batch for i in batch["index"]]
+    return f" (samples {', '.join(map(str, index[:8]))}{', ...' if len(index) > 8 else ''})" if index else ""

@@ -11,22 +11,34 @@ import contextlib
 import functools
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Partial
 
 from understudy.address import BATCH, Address
 from understudy.batch import Batch, Call, call, tensors
 from understudy.errors import AddressError, InputError, TapError, choices, raise_all
 
-__all__ = ["Reader", "read_batch", "unwrap"]
+__all__ = ["Reader", "read_batch", "reshard", "unwrap"]
 
 
 def unwrap(model: Any) -> Any:
     """The model below ``torch.compile``; anything else as it is."""
     return getattr(model, "_orig_mod", model)
+
+
+def reshard(model: Any) -> None:
+    """Show a ``fully_shard``ed model's parameters as its optimizer knows them.
+
+    After a forward without backward the outermost module's parameters are still those that were put together for it:
+    other objects, whose gradient never comes.
+    """
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _compiled_in_place(module: nn.Module) -> bool:
@@ -76,34 +88,39 @@ class Reader:
         runs: dict[tuple[str, str | None], list[Address]] = {}
         for address in addresses:
             if address.of_batch:
-                values[address] = read_batch(batch, address)
+                value = read_batch(batch, address)
+                values[address] = value.detach() if address.stop else value
             elif address.parameter is not None:
                 values[address] = self._parameter(address)
             else:
                 runs.setdefault((self._name(address), address.view), []).append(address)
         for (name, view), asked in runs.items():
-            grad = name in self.trained and not all(a.stop for a in asked)
-            output, caught = self._run(name, frozenset(a.module for a in asked if a.module), batch.view(view), grad)
+            output, caught = self._run(name, asked, batch.view(view))
             for address in asked:
-                value = output if address.module is None else _one_call(address, caught[address.module])
-                tensor = _tensor(_drill(value, address), address)
+                found = output if address.module is None else _one_call(address, caught[address.module])
+                tensor = _tensor(_drill(found, address), address)
+                if tensor.is_inference():
+                    tensor = tensor.clone()  # a copy is a constant to autograd; an inference_mode tensor is an error
                 values[address] = tensor.detach() if address.stop else tensor
         return values
 
-    def _run(self, name: str, taps: frozenset[str], inputs: Any, grad: bool) -> tuple[Any, dict[str, list[Any]]]:
+    def _run(self, name: str, asked: Sequence[Address], inputs: Any) -> tuple[Any, dict[str, list[_Caught]]]:
         model = self.models[name]
+        taps = frozenset(a.module for a in asked if a.module)
+        graded = frozenset(a.module for a in asked if a.module and not a.stop)
         tapped = self._tapped.get((name, taps))
         if tapped is None:
             tapped = self._tapped[name, taps] = _Tapped(name, model, taps, name in self._compiled)
         if name in self.trained:
-            with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-                return tapped(self.call, inputs)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not all(a.stop for a in asked)):
+                return tapped(self.call, inputs, graded)
         through = torch.is_grad_enabled() and any(t.requires_grad for t in tensors(inputs))
         with _frozen(model, through), torch.set_grad_enabled(through):
-            return tapped(self.call, inputs)
+            return tapped(self.call, inputs, graded)
 
     def _parameter(self, address: Address) -> Tensor:
         name = self._name(address)
+        reshard(self.models[name])
         value: Tensor = self.models[name].get_parameter(address.parameter)
         if address.stop or name not in self.trained:
             value = value.detach()
@@ -186,22 +203,25 @@ class _Tapped:
     def __init__(self, name: str, model: Any, taps: frozenset[str], compiled: bool) -> None:
         self.name = name
         self.model = model
-        self.caught: dict[str, list[Any]] = {tap: [] for tap in taps}
-        self.taps = [(tap, model.get_submodule(tap), _hook(self.caught[tap])) for tap in sorted(taps)]
-        modules = list(model.modules()) if isinstance(model, nn.Module) else []
-        self.compiled_in_place = [m for m in modules if _compiled_in_place(m)]
+        self.caught: dict[str, list[_Caught]] = {tap: [] for tap in sorted(taps)}
+        self.taps = [(tap, model.get_submodule(tap), _hook(caught)) for tap, caught in self.caught.items()]
+        self.compiled = compiled
         self.function = _own_code(model) if compiled else model
 
-    def __call__(self, call: Call, inputs: Any) -> tuple[Any, dict[str, list[Any]]]:
-        for caught in self.caught.values():
-            caught.clear()
-        with self._hooked(), _bare(self.compiled_in_place):
-            output = call(self.function, inputs)
-        found = {tap: list(caught) for tap, caught in self.caught.items()}
-        for caught in self.caught.values():
-            caught.clear()
-        self._check(found)
+    def __call__(self, call: Call, inputs: Any, graded: Collection[str]) -> tuple[Any, dict[str, list[_Caught]]]:
+        self._forget()
+        try:
+            with self._hooked(), _bare(self.model), _hook_guards(self.compiled):
+                output = call(self.function, inputs)
+            found = {tap: list(caught) for tap, caught in self.caught.items()}
+        finally:
+            self._forget()
+        self._check(found, graded)
         return output, found
+
+    def _forget(self) -> None:
+        for caught in self.caught.values():
+            caught.clear()
 
     @contextlib.contextmanager
     def _hooked(self) -> Iterator[None]:
@@ -212,27 +232,58 @@ class _Tapped:
             for handle in handles:
                 handle.remove()
 
-    def _check(self, found: Mapping[str, list[Any]]) -> None:
+    def _check(self, found: Mapping[str, list[_Caught]], graded: Collection[str]) -> None:
+        compiled = (
+            "Or has the forward graph breaks, and a model of the same class was compiled before? Then call "
+            "torch.compiler.reset() before the first reading, or do not compile this one."
+            if self.compiled
+            else "If the model is compiled in parts, give it uncompiled and say `compile=True`."
+        )
         problems = [
             f"{self.name}.{tap} did not run in this forward of {self.name}, so that there is nothing to read. "
-            "Is it a container that only holds other layers (ModuleList), skipped by the forward, or called as a function? "
-            "If the model is compiled in parts, give it uncompiled and say `compile=True`."
-            for tap, values in found.items()
-            if not values
+            f"Is it a container that only holds other layers (ModuleList), skipped by the forward, or called as a function? {compiled}"
+            for tap, calls in found.items()
+            if not calls
+        ]
+        problems += [
+            f"{self.name}.{tap} put out a tensor that the forward changed in place afterwards, so that its output is gone. "
+            "Fix: inplace=False in the layer that follows it, or read that layer."
+            for tap, calls in found.items()
+            if any(call.changed() for call in calls)
         ]
         if torch.is_grad_enabled():
             problems += [
                 f"{self.name}.{tap} ran without gradient inside a forward that has one (reentrant activation checkpointing, "
                 "or no_grad). Fix: checkpoint(..., use_reentrant=False), or read 'stop " + f"{self.name}.{tap}'."
-                for tap, values in found.items()
-                if any(not graded for graded, _ in values)
+                for tap, calls in found.items()
+                if tap in graded and any(not call.graded for call in calls)
             ]
         raise_all(TapError, problems)
 
 
-def _hook(caught: list[Any]) -> Callable[[nn.Module, Any, Any], None]:
+class _Caught(NamedTuple):
+    """What a submodule put out in one call, whether a gradient was recorded, and its tensors' version counters."""
+
+    output: Any
+    graded: bool
+    versions: tuple[int, ...]
+
+    def changed(self) -> bool:
+        """Whether one of its tensors was written to since."""
+        return any(v != now for v, now in zip(self.versions, _versions(self.output), strict=False))
+
+
+def _versions(output: Any) -> tuple[int, ...]:
+    return tuple(0 if t.is_inference() else t._version for t in tensors(output))
+
+
+def _hook(caught: list[_Caught]) -> Callable[[nn.Module, Any, Any], None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        caught.append((torch.is_grad_enabled(), output))
+        if torch.compiler.is_compiling():  # compiled code keeps no version counters: only a copy is safe
+            output = output.clone() if isinstance(output, Tensor) else output
+            caught.append(_Caught(output, torch.is_grad_enabled(), ()))
+        else:
+            caught.append(_Caught(output, torch.is_grad_enabled(), _versions(output)))
 
     return hook
 
@@ -252,8 +303,9 @@ def _own_code(model: Any) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _bare(modules: Collection[nn.Module]) -> Iterator[None]:
+def _bare(model: Any) -> Iterator[None]:
     """Run modules that were compiled in place without their compiled code, which knows no hooks."""
+    modules = [m for m in model.modules() if _compiled_in_place(m)] if isinstance(model, nn.Module) else []
     compiled = [m._compiled_call_impl for m in modules]
     for module in modules:
         module._compiled_call_impl = None
@@ -264,7 +316,17 @@ def _bare(modules: Collection[nn.Module]) -> Iterator[None]:
             module._compiled_call_impl = code
 
 
-def _one_call(address: Address, calls: list[tuple[bool, Any]]) -> Any:
+def _hook_guards(compiled: bool) -> contextlib.AbstractContextManager[None]:
+    """Make compiled code ask whether the hooks are still the same.
+
+    Where the graph breaks, torch compiles a submodule's own code object, which all models of its class share.
+    """
+    if not compiled:
+        return contextlib.nullcontext()
+    return torch._dynamo.config.patch(skip_nnmodule_hook_guards=False)  # type: ignore[no-any-return]
+
+
+def _one_call(address: Address, calls: list[_Caught]) -> Any:
     if address.call is None and len(calls) > 1:
         raise TapError(
             f"address '{address}': {address.module!r} ran {len(calls)} times in one forward. "
@@ -275,7 +337,7 @@ def _one_call(address: Address, calls: list[tuple[bool, Any]]) -> Any:
         raise TapError(
             f"address '{address}': {address.module!r} ran {len(calls)} times; allowed: #0 to #{len(calls) - 1}."
         )
-    return calls[at][1]
+    return calls[at].output
 
 
 def read_batch(batch: Batch, address: Address) -> Tensor:
@@ -293,8 +355,9 @@ def _drill(value: Any, address: Address) -> Any:
 def _step(value: Any, key: str | int, address: Address) -> Any:
     """One key deeper: a mapping's field or its n-th, a sequence's n-th, an object's attribute."""
     if isinstance(value, Mapping):
-        if key in value:
-            return value[key]
+        for name in (key, str(key)):
+            if name in value:
+                return value[name]
         if isinstance(key, int) and -len(value) <= key < len(value):
             return list(value.values())[key]
         what = "batch" if address.of_batch else str(address)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from understudy.errors import InputError, choices, raise_all
+from understudy.errors import InputError, MachineError, choices, raise_all
 from understudy.optimize import Optim
 
 __all__ = ["Settings"]
@@ -78,8 +78,13 @@ class Settings:
         for name, allowed in (("precision", ("fp32", "bf16", "fp16")), ("best_is", ("max", "min"))):
             if getattr(self, name) not in allowed:
                 problems.append(f"settings: {name}={getattr(self, name)!r}. {choices(getattr(self, name), allowed)}")
-        if self.ema is not None and not 0 <= self.ema < 1:
+        if self.ema is not None and not (isinstance(self.ema, (int, float)) and 0 <= self.ema < 1):
             problems.append(f"settings: ema={self.ema!r} must be in [0, 1); .99 to .9999 is usual.")
+        if self.device is not None:
+            try:
+                torch.device(self.device)
+            except (RuntimeError, TypeError) as error:
+                problems.append(f"settings: device={self.device!r}: {str(error).splitlines()[0]}")
         optims = self.optimizer.values() if isinstance(self.optimizer, Mapping) else [self.optimizer]
         problems += [
             f"settings: optimizer={o!r} is not an Optim, such as Optim('SGD', lr=0.05)."
@@ -97,8 +102,13 @@ class Settings:
         return self.optimizer[player]
 
     def on(self) -> torch.device:
-        """The device."""
-        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        """The device; raises MachineError if this machine has no such one."""
+        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise MachineError(
+                f"settings: device={self.device!r}, but this machine has {torch.cuda.device_count()} GPUs."
+            )
+        return device
 
     def identity(self) -> dict[str, str]:
         """What must be the same when a run is resumed, in words."""

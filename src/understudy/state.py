@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from understudy import parallel
 from understudy.errors import InputError
 from understudy.method import Method
 from understudy.optimize import Player
+from understudy.settings import Settings
 
-__all__ = ["compare", "digest", "load_module", "load_player", "snapshot"]
+__all__ = ["compare", "digest", "identity", "level", "load_module", "load_player", "pace", "snapshot"]
 
 
 def snapshot(module: nn.Module) -> dict[str, Any]:
@@ -71,7 +74,29 @@ def digest(model: Any) -> str:
 def identity(method: Method, settings: Mapping[str, str], samples: int | None) -> dict[str, str]:
     """What must be equal between a checkpoint and the run that resumes it, by name."""
     frozen = {f"frozen model {name!r}": digest(model) for name, model in method.frozen.items()}
-    return {"method": repr(method), **settings, "samples": str(samples), **frozen}
+    facts = {"method": repr(method), **settings}
+    # A function's place in memory is another one in each process.
+    facts = {name: re.sub(r" at 0x[0-9a-f]+", "", fact) for name, fact in facts.items()}
+    return {**facts, "samples": str(samples), **frozen}
+
+
+def pace(settings: Settings, folder: object, validate: object, state: Mapping[str, Any] | None) -> dict[str, str]:
+    """What else all ranks must have alike, or they would not meet in the same exchanges."""
+    given = {"folder": folder is not None, "validate": validate is not None}
+    every = {name: getattr(settings, name) for name in ("log_every", "save_every")}
+    return {k: str(v) for k, v in {**given, **every, "checkpoint at step": state and state["step"]}.items()}
+
+
+def level(method: Method, facts: Mapping[str, str], device: torch.device) -> None:
+    """Start every rank from rank 0's weights; raise InputError first if the ranks are not about to do the same."""
+    if parallel.ranks() == 1:
+        return
+    # Not parameters() and buffers() alone: a moving average is in neither.
+    held = {**method.state_dict(keep_vars=True), **dict(method.named_parameters()), **dict(method.named_buffers())}
+    tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
+    sizes = "; ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in tensors.items())
+    parallel.agree({**facts, "parameters and buffers": sizes}, device)
+    parallel.broadcast(tensors.values())
 
 
 def compare(then: Mapping[str, str], now: Mapping[str, str], folder: object) -> None:

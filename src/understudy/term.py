@@ -14,7 +14,7 @@ from understudy.address import Address
 from understudy.batch import Batch
 from understudy.errors import AddressError, InputError, ShapeError
 from understudy.losses.arithmetic import counted
-from understudy.progress import Curve, Progress
+from understudy.progress import Curve, Progress, described
 from understudy.projectors import Projector
 from understudy.reading import read_batch
 
@@ -140,9 +140,9 @@ class Term(nn.Module):
 
     def extra_repr(self) -> str:
         """The term as it appears in ``print(method)``."""
-        weight = [round(self.weight(Progress(i, 4)), 12) for i in range(4)] if callable(self.weight) else self.weight
+        weight = described(self.weight) if callable(self.weight) else self.weight
         options = [f"{k}={v!r}" for k, v in _options(self.loss).items()]
-        return ", ".join([self.name, f"{weight=}", *options, *([f"mask={self.mask}"] if self.mask else [])])
+        return ", ".join([self.name, f"weight={weight}", *options, *([f"mask={self.mask}"] if self.mask else [])])
 
 
 def _name(loss: Any) -> str:

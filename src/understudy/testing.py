@@ -2,8 +2,8 @@
 
 >>> import torch
 >>> teacher = Says(torch.tensor([[0.0, 1.0]]))
->>> teacher(torch.zeros(1, 4))
-tensor([[0., 1.]])
+>>> teacher(torch.zeros(1, 4)).tolist()
+[[0.0, 1.0]]
 >>> teacher.calls
 1
 """

@@ -9,13 +9,13 @@ import contextlib
 import functools
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["permutation", "preserved", "seed_all", "seed_of"]
+__all__ = ["permutation", "preserved", "remembered", "seed_all", "seed_of"]
 
 
 def seed_of(*parts: int | str) -> int:
@@ -36,21 +36,38 @@ def permutation(samples: int, seed: int, epoch: int) -> Tensor:
 
 
 def seed_all(*parts: int | str) -> None:
-    """Set the generators of torch (all devices), numpy and Python."""
+    """Set the generators of torch (the CPU's, and those of GPUs in use), numpy and Python."""
     seed = seed_of(*parts)
-    torch.manual_seed(seed)
+    # Not torch.manual_seed: for a GPU that is not in use it queues a call with its stack trace, every time, for ever.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     random.seed(seed)
+
+
+def remembered() -> Callable[[], None]:
+    """A function that puts the generators of torch (CPU and current device), numpy and Python back to where they are now."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+
+    def put_back() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if gpu is not None:
+            torch.cuda.set_rng_state(gpu)
+
+    return put_back
 
 
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
     """Put the generators of torch (CPU and current device), numpy and Python back on leaving."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+    put_back = remembered()
+    try:
+        yield
+    finally:
+        put_back()

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from understudy.errors import InputError
 from understudy.progress import Progress
@@ -33,6 +35,10 @@ class Ema(nn.Module):
         if not 0 <= decay < 1:
             raise InputError(f"Ema: decay {decay!r} is not allowed; it must be in [0, 1), and .99 to .9999 is usual.")
         source = getattr(source, "_orig_mod", source)
+        if isinstance(source, FSDPModule):
+            raise InputError(
+                "Ema: a model that fully_shard has spread over ranks cannot be copied. Make the Ema before fully_shard, and leave settings.ema out."
+            )
         self.decay = decay
         # In plain dictionaries, so that neither is a submodule: the source has its owner, the average no gradient.
         self._held = {"source": source, "model": copy.deepcopy(source).requires_grad_(False).eval()}
@@ -51,6 +57,7 @@ class Ema(nn.Module):
     def after(self, progress: Progress) -> None:
         """Take in the source's weights, once after each step."""
         for mine, theirs in zip(_state(self.model), _state(self.source), strict=True):
+            theirs = theirs.full_tensor() if isinstance(theirs, DTensor) else theirs
             if mine.is_floating_point():
                 mine.lerp_(theirs, 1 - self.decay)
             else:

@@ -1,0 +1,94 @@
+"""``sharded.py FOLDER KIND``: a student spread over the ranks by ``fully_shard`` (sharded, hybrid), or not (whole)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from material import Network, keep, sequences, settings
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial
+
+from understudy import Callback, Distillation, Optim, Progress, Term, parallel, play, reading, train
+from understudy.errors import Interrupted
+from understudy.losses import kl, mse
+from understudy.projectors import Linear
+
+torch.set_num_threads(1)
+folder, kind = Path(sys.argv[1]), sys.argv[2]
+parallel.start(torch.device("cpu"))
+
+
+def scored(hidden: Tensor, weight: Tensor, teacher: Tensor) -> Tensor:
+    """The divergence of logits that are computed here, from the last layer's weight: its gradient comes this way too."""
+    return kl(hidden @ weight.T, teacher, temperature=2)
+
+
+def build() -> Distillation:
+    """Clipped; a tap on an inner layer; a parameter that is read; a projector that is not sharded."""
+    student = Network(8, seed=1)
+    if kind != "whole":
+        hybrid = (
+            {"mesh": init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "parts"))} if kind == "hybrid" else {}
+        )
+        for block in (student.body, student):
+            fully_shard(block, **hybrid)
+    torch.manual_seed(4)
+    return Distillation(
+        Term(partial(kl, temperature=2), "student", "teacher", mask="batch.mask"),
+        Term(scored, "student.body", "student:head.weight", "teacher", mask="batch.mask", weight=0.5, name="scored"),
+        Term(mse, "student.body", "teacher.body", project=Linear(), weight=0.3),
+        student=student,
+        teacher=Network(12, seed=2),
+    )
+
+
+def validate(model: nn.Module) -> dict[str, float]:
+    with torch.no_grad():
+        return {"accuracy": float(model(sequences()["input"]).double().std())}
+
+
+class Stop(Callback):
+    """A signal from outside, in the midst of the run."""
+
+    def stepped(self, progress: Progress) -> None:
+        if progress.step == 23:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(name: str, steps: int, run_folder: str | None = None, **options: object) -> None:
+    """Train, and keep all weights in whole."""
+    method = build()
+    given = settings(
+        steps,
+        optimizer=Optim("AdamW", lr=1e-2, clip=0.05, foreach=True),
+        validate_every=20,
+        save_every=20,
+        log_every=10,
+    )
+    where = folder / run_folder if run_folder else None
+    train(method, sequences(), given, validate=validate if where else None, folder=where, **options)
+    state = method.state_dict()
+    keep(folder, {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in state.items()}, name)
+
+
+run(kind, 50, kind)
+if kind == "sharded":
+    with contextlib.suppress(Interrupted):
+        run("interrupted", 50, "broken", callbacks=[Stop()])
+    run("resumed", 50, "broken", resume=True)
+    run("short", 10)
+    # Two controls. A plain full_tensor() hands each rank its own samples' gradient as if it were everybody's:
+    reading.Partial = lambda how: Partial("sum")
+    run("gradient", 10)
+    reading.Partial = Partial
+    # and after a forward without backward the model shows parameters whose gradient never comes.
+    play.reshard = lambda model: None
+    run("shown", 10)
