@@ -89,10 +89,10 @@ class Bank(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor) -> Tensor:
         if self.training:
-            self.pending.append((index, teacher.detach()))
-        positive = (student * teacher).sum(1, keepdim=True)
-        negative = (student @ self.memory.T).masked_fill(~self.seen, float("-inf"))
-        scores = torch.cat([positive, negative], 1) * self.scale
+            self.pending.append((index, teacher.detach().float()))
+        positive = (student * teacher).sum(1, keepdim=True) * self.scale
+        negative = (student @ self.memory.T * self.scale).masked_fill(~self.seen, float("-inf"))
+        scores = torch.cat([positive, negative], 1)
         return torch.logsumexp(scores, 1) - scores[:, 0]
 
     def after(self, progress: Progress) -> None:

@@ -15,7 +15,7 @@ ENGINE = (
     "validation", "engine",
 )  # fmt: skip
 ORDER = (
-    *GROUND, *LEAVES, "address", "batch", "teachers", "reading", "term", "naming", "method", "methods", *ENGINE, "demo", "__main__",
+    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "teachers", "reading", "term", "naming", "method", "methods", *ENGINE, "demo", "__main__",
 )  # fmt: skip
 
 

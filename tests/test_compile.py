@@ -278,7 +278,7 @@ def test_models_whose_graphs_break_are_each_read_with_their_own_taps(x: Tensor) 
 
 
 def test_without_guards_on_hooks_a_model_would_run_its_twins_code(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("understudy.reading._hook_guards", lambda compiled: contextlib.nullcontext())
+    monkeypatch.setattr("understudy.taps._hook_guards", lambda compiled: contextlib.nullcontext())
     with pytest.raises(TapError):
         test_models_whose_graphs_break_are_each_read_with_their_own_taps(x)
 
@@ -355,6 +355,22 @@ def test_a_method_compiled_to_machine_code_has_the_values_and_gradients_of_an_ea
     close_in_values_and_gradients(3, x)
 
 
+@pytest.mark.parametrize("compiled", [wrapped, in_place])
+def test_a_model_that_the_user_compiled_is_compiled_anew(compiled: Callable[[nn.Module], Any], x: Tensor) -> None:
+    given = compiled(Net())
+    before = counters["stats"]["unique_graphs"]
+    reading({"student": given}, "student.fc")(x)
+    assert counters["stats"]["unique_graphs"] > before
+
+
+def test_many_models_of_one_class_are_all_compiled(x: Tensor) -> None:
+    limit = torch._dynamo.config.recompile_limit
+    before = counters["stats"]["unique_graphs"]
+    for _ in range(limit + 2):
+        reading({"student": nn.Sequential(nn.Linear(4, 2))}, "student.0", compile=True)(x)
+    assert counters["stats"]["unique_graphs"] == before + limit + 2  # one code object for all would stop at the limit
+
+
 def test_a_second_reading_compiles_nothing_anew(x: Tensor) -> None:
     read = reading({"student": Net(), "teacher": Breaking()}, "student.fc", "teacher.first.b", compile=True)
     before = counters["stats"]["unique_graphs"]
@@ -426,7 +442,12 @@ def test_an_output_that_compiled_code_changes_in_place_is_read_as_it_was_put_out
 
 @pytest.mark.parametrize(
     "batch",
-    [lambda x: x, lambda x: {"x": x, "label": x}, lambda x: ModelInputs((x,), {"scale": 2.0}), lambda x: (x, x)],
+    [
+        lambda x: x,
+        lambda x: {"x": x, "label": x, "caption": "a"},
+        lambda x: ModelInputs((x,), {"scale": 2.0}),
+        lambda x: (x, x),
+    ],
 )
 def test_a_batch_of_any_form_reaches_a_compiled_model(batch: Callable[[Tensor], Any], x: Tensor) -> None:
     model = Net().eval()

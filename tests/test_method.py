@@ -448,8 +448,16 @@ def test_what_is_watched_is_told_but_not_trained_on():
     x, _ = batch()
     same = watched.student(x).argmax(1) == watched.frozen["teacher"].eval()(x).argmax(1)
     assert move.watched["agreement"].item() == pytest.approx(same.double().mean().item())
-    assert not move.watched["agreement"].requires_grad
     assert move.loss.item() == distillation().eval().loss(batch()).item()
+
+
+def test_what_is_watched_has_no_gradient_even_if_it_could_have_one():
+    method = distillation(
+        watch={"distance": (mse, "student", "teacher"), "agreement": (agreement, "student", "teacher")}
+    )
+    watched = method.move(Batch.of(batch()), START).watched
+    assert list(watched) == ["distance", "agreement"]
+    assert not any(value.requires_grad for value in watched.values())
 
 
 def test_what_is_watched_runs_no_model_that_the_terms_do_not():

@@ -12,7 +12,8 @@ from understudy import Distillation, Ema, Term
 from understudy.batch import Batch
 from understudy.errors import InputError
 from understudy.losses import kl
-from understudy.naming import mislaid_label, unique
+from understudy.naming import mislaid_label, unique, warn_of_idle
+from understudy.progress import Progress
 
 
 def build(*terms: Any, train: Any = ("student",), **models: Any) -> str:
@@ -86,6 +87,18 @@ def test_a_term_finds_the_label_that_has_another_name() -> None:
         "term kl finds no label in a batch with fields input, labels. Say 'batch.labels', or rename the field."
     ]
     assert mislaid_label("kl", Batch.of({"input": torch.zeros(2)})) == []
+
+
+def test_a_field_that_is_none_is_not_taken_for_a_mislaid_label() -> None:
+    assert mislaid_label("kl", Batch.of({"input": torch.zeros(2), "label": None})) == []
+
+
+def test_only_a_term_with_weight_that_counted_nothing_is_warned_of() -> None:
+    terms = [Term(kl, "student", weight=weight) for weight in (1.0, 0.0, 0.5)]
+    names, progress = ["one", "zero", "half"], Progress(0, 1)
+    with pytest.warns(UserWarning, match=r"^one, half counted nothing in the first epoch"):
+        warn_of_idle(names, terms, [0, 0, 0], progress)
+    warn_of_idle(names, terms, [3, 0, 1], progress)  # a warning would be an error
 
 
 def test_repeated_names_are_numbered() -> None:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from understudy import parallel
+from understudy.folder import Lock
 
 SCRIPTS = Path(__file__).parent / "parallel_scripts"
 SAFETY_S = 60
@@ -151,12 +152,13 @@ def test_a_student_that_is_sharded_in_one_direction_and_replicated_in_the_other_
     well(forked("sharded.py", tmp_path, "whole", ranks=1, logs=tmp_path / "logs1"))
     well(forked("sharded.py", tmp_path, "hybrid", ranks=4, logs=tmp_path / "logs2"))
     assert distance(tmp_path / "hybrid-0", tmp_path / "whole-0") <= 1e-10
+    assert distance(tmp_path / "norm-0", tmp_path / "short-0") > 1e-6, "control"
 
 
 # -- a rank that dies --------------------------------------------------------------------------------------------------
 
 OURS = re.compile(r"^understudy: ", re.MULTILINE)
-TRACEBACK = re.compile(r"^Traceback ", re.MULTILINE)
+TRACEBACK = re.compile(r"^(?:\[rank\d\]: )?Traceback ", re.MULTILINE)  # with torch's own prefix
 LOST = "another process of this run has died without a word"
 FAULTS = {
     "raise-0": "ValueError: something of the user's is broken",
@@ -224,6 +226,19 @@ def test_of_four_ranks_the_three_that_are_left_end_with_one_message(tmp_path: Pa
     well(forked("dying.py", tmp_path / "whole", "none", ranks=4, logs=tmp_path / "logs"))
     (tmp_path / "broken").mkdir()
     dies_and_goes_on(forked, "kill-1", tmp_path / "broken", tmp_path / "whole", ranks=4)
+
+
+@pytest.mark.long
+def test_a_folder_that_another_run_holds_is_told_of_by_one_rank(tmp_path: Path) -> None:
+    holder = Lock(tmp_path / "run")
+    holder.take()
+    try:
+        ended = forked("dying.py", tmp_path, "none", logs=tmp_path / "logs")
+    finally:
+        holder.release()
+    assert ended.codes == [2, 4]
+    assert [len(OURS.findall(text)) for text in ended.errors] == [1, 0]
+    assert "is in use by process" in ended.errors[0]
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])

@@ -31,7 +31,7 @@ from understudy.method import Method, Progress
 from understudy.play import Outcome, build_players, play, prepare
 from understudy.settings import Settings
 from understudy.signals import Interrupts
-from understudy.state import compare, identity, level, load_module, load_player, pace
+from understudy.state import compare, identity, level, load_module, load_player, pace, whole
 from understudy.teachers.ema import Ema
 from understudy.validation import Validate, Validation
 
@@ -86,13 +86,11 @@ def train(
     device = settings.on()
     parallel.start(device)
     # Signals outermost: torchrun sends one when another rank has died, and this one may have to say so first.
-    with Interrupts() as interrupts, parallel.first_to_fail(), contextlib.ExitStack() as stack:
-        stack.enter_context(workers_watched())
-        stack.enter_context(preserved())
+    with Interrupts() as interrupts, parallel.first_to_fail(), workers_watched(), preserved():
         run = _Run(method, data, settings, device, validate, None if folder is None else Path(folder), callbacks)
-        stack.callback(run.close)
-        run.open(resume)
-        return run.go(interrupts)
+        with contextlib.closing(run):
+            run.open(resume)
+            return run.go(interrupts)
 
 
 class _Run:
@@ -189,7 +187,7 @@ class _Run:
         prepared, stop = prepare(self.method, batches, progress, interrupts.asked)
         if stop:
             self._interrupted()
-        outcome = play(self.method, prepared, progress, self.players, self._autocast)
+        outcome = play(self.method, prepared, progress, self.players, self.settings.autocast)
         with torch.no_grad():
             parallel.sync_batch_norm(self.method)
             self.method.after(progress)
@@ -212,10 +210,6 @@ class _Run:
     def _due(self, every: int | None) -> bool:
         every = every or self.feed.steps_per_epoch
         return bool(every) and self.step % every == 0
-
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision)
-        return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def _log(self, progress: Progress, outcome: Outcome) -> None:
         lr = {name: player.lr for name, player in self.players.items()}
@@ -284,9 +278,9 @@ class _Run:
         elif self.ema is not None:
             load_module(self.method.student, self.ema.model.state_dict())
         if self.folder is not None:
-            _, tensors = freeze(self.method.student.state_dict())
+            student = whole(self.method.student)
             if self.main:
-                save_tensors(self.folder / "student.safetensors", tensors)
+                save_tensors(self.folder / "student.safetensors", student)
                 sweep(self.folder)
             parallel.meet(self.device)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ from understudy.settings import Settings
 __all__ = ["Feed", "Source", "source_of", "workers_watched"]
 
 WORKER_TIMEOUT_S = 120
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 Key = tuple[int, int]  # epoch, sample
 
 
@@ -222,6 +225,8 @@ class Feed:
         finally:
             if loaded is not None:  # an error's traceback would keep the workers alive as long as someone looks at it
                 loaded._shutdown_workers()
+                for worker in loaded._workers:
+                    worker.kill()
 
     def _fetch(self, keys: Sequence[Key]) -> Any:
         assert self.source.fetch is not None
@@ -297,5 +302,10 @@ def _worker_lost(what: object) -> MachineError:
 
 
 def _quiet_worker(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the engine finishes its step and needs its workers until then.
+    # Both may reach every process of the run at once; the engine finishes its step, and needs its workers until then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A killed process takes its workers along. They hold its connections open, so that the other ranks would not notice
+    # for seconds. Linux only; elsewhere a worker sees for itself, in five seconds.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -154,7 +154,7 @@ class Distillation(Method):
         call: how a batch's inputs reach a model; see :func:`understudy.call`.
         compile: run the models through ``torch.compile``.
         watch: values for the log that are not trained on: ``{"agreement": (function, "student", "teacher")}``. Read
-            only where the terms read the same addresses anyway.
+            only where the terms run the same models anyway.
         **models: by the names that the addresses use. An :class:`~understudy.teachers.Ema` is frozen, and moves.
 
     Raises: AddressError or InputError that lists everything that is wrong with names and addresses.
@@ -224,14 +224,13 @@ class Distillation(Method):
                 f"at step {progress.step} every term has weight 0: nothing to minimise in {', '.join(self.names)}."
             )
         asking = [i for i in active if not self._term(i).unlabelled(batch)]
-        read = self.reader.read(batch, {a: None for i in asking for a in self._term(i).addresses})
+        asked = {a: None for i in asking for a in self._term(i).addresses}
+        runs = {(a.model, a.view) for a in asked}  # what is watched is read only where its models run anyway
+        watch = {n: w for n, w in self.watch.items() if all((a.model, a.view) in runs or a.of_batch for a in w[1])}
+        read = self.reader.read(batch, {**asked, **{a: None for _, at in watch.values() for a in at}})
         values = {i: self._term(i)(read, batch, *batch.share(i)) for i in asking}
         parts = {self.names[i]: Part(w, values.get(i, torch.zeros(()))) for i, w in active.items()}
-        watched = {
-            name: batch.mean(fn(*(read[a].detach() for a in at)))
-            for name, (fn, at) in self.watch.items()
-            if all(a in read for a in at)
-        }
+        watched = {name: batch.mean(fn(*(read[a].detach() for a in at))) for name, (fn, at) in watch.items()}
         return Move(self._sum(parts, bool(asking)), player, parts, watched)
 
     def _sum(self, parts: Mapping[str, Part], asked: bool) -> Tensor:

@@ -221,7 +221,16 @@ def _norm(grads: Sequence[Tensor]) -> Tensor:
         return torch.zeros(())
     norms = torch._foreach_norm([_local(g) for g in grads])
     squares = torch.stack([n.double() if n.device.type != "mps" else n for n in norms]).square()
-    sharded = torch.tensor([isinstance(g, DTensor) for g in grads], device=squares.device)
+    holders = torch.tensor([_holders(g) for g in grads], device=squares.device)
+    sharded = holders > 0
     if sharded.any():
-        return (squares[~sharded].sum() + sum_over_ranks(squares[sharded].sum())).sqrt()
+        return (squares[~sharded].sum() + sum_over_ranks((squares / holders)[sharded].sum())).sqrt()
     return squares.sum().sqrt()
+
+
+def _holders(grad: Tensor) -> int:
+    """How many ranks hold this same part of a sharded gradient; 0 for one that is whole everywhere."""
+    if not isinstance(grad, DTensor):
+        return 0
+    sizes = grad.device_mesh.shape
+    return math.prod(n for n, placement in zip(sizes, grad.placements, strict=True) if not placement.is_shard())

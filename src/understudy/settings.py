@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -109,6 +110,11 @@ class Settings:
                 f"settings: device={self.device!r}, but this machine has {torch.cuda.device_count()} GPUs."
             )
         return device
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision of a forward, as a context."""
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.on().type, dtype)
 
     def identity(self) -> dict[str, str]:
         """What must be the same when a run is resumed, in words."""

@@ -18,12 +18,18 @@ from understudy.method import Method
 from understudy.optimize import Player
 from understudy.settings import Settings
 
-__all__ = ["compare", "digest", "identity", "level", "load_module", "load_player", "pace", "snapshot"]
+__all__ = ["compare", "digest", "identity", "level", "load_module", "load_player", "pace", "snapshot", "whole"]
 
 
 def snapshot(module: nn.Module) -> dict[str, Any]:
     """A copy of a module's state that does not change as training goes on."""
     return {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in module.state_dict().items()}
+
+
+def whole(module: nn.Module) -> dict[str, Tensor]:
+    """Every tensor of a module's state under its own name, gathered where it is sharded: all ranks must call this."""
+    state = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor)}
+    return {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in state.items()}
 
 
 def load_module(module: nn.Module, state: Mapping[str, Any]) -> None:
@@ -63,11 +69,9 @@ def digest(model: Any) -> str:
     if not isinstance(model, nn.Module):
         return type(model).__name__
     sha = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        sha.update(f"{name} {getattr(value, 'dtype', '')} {tuple(getattr(value, 'shape', ()))}".encode())
-        if isinstance(value, Tensor):
-            local = value.full_tensor() if isinstance(value, DTensor) else value
-            sha.update(local.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for name, value in sorted(whole(model).items()):
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 

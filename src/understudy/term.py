@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from understudy.address import Address
 from understudy.batch import Batch
 from understudy.errors import AddressError, InputError, ShapeError
+from understudy.lookup import read_batch
 from understudy.losses.arithmetic import counted
 from understudy.progress import Curve, Progress, described
 from understudy.projectors import Projector
-from understudy.reading import read_batch
 
 __all__ = ["Term"]
 
@@ -105,7 +105,9 @@ class Term(nn.Module):
         kept = self.kept(batch)
         inputs = [self._select(a, read[a], kept) for a in self.addresses]
         if (kept is not None or batch.rows == 0) and inputs[0].shape[0] == 0:
-            return inputs[0].sum()  # exactly 0, with gradient 0
+            # Exactly 0, with gradient 0; of every input, since ranks must meet for the gradient of a sharded parameter.
+            others = (x.reshape(-1)[:0].sum() for x in inputs[1:] if x.is_floating_point())
+            return sum(others, inputs[0].sum())
         if self.project is not None:
             shape = inputs[1].shape if len(inputs) > 1 else None
             inputs[0] = (

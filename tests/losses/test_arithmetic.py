@@ -41,6 +41,21 @@ def test_exact_widens_what_is_narrower_than_float32(dtype):
     assert exact_gram(x=torch.ones(2, 2).to(dtype)).dtype == torch.float32
 
 
+def test_exact_asks_the_device_of_its_tensors_however_they_are_given(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.amp, "is_autocast_available", lambda device: bool(asked.append(device)))
+    exact_gram(torch.ones(2, 2, device="meta"))
+    exact_gram(x=torch.ones(2, 2, device="meta"))
+    assert asked == ["meta", "meta"]
+
+
+def test_exact_works_on_the_meta_device_which_knows_no_autocast():
+    x = torch.ones(2, 3, device="meta", dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert kl(x, x).shape == (2,)
+    assert kl(x, x).dtype == torch.float32
+
+
 def test_exact_keeps_float64_and_integers():
     seen = []
 

@@ -5,6 +5,8 @@ An error of ours ends the process as the command line would: one line, and the e
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import resource
 import signal
@@ -18,11 +20,12 @@ from torch import nn
 
 from understudy import Progress, train
 from understudy.callbacks import Callback
-from understudy.errors import UnderstudyError
+from understudy.errors import InputError, UnderstudyError
 
 torch.set_num_threads(1)
 folder, fault = Path(sys.argv[1]), sys.argv[2]
-rank = int(os.environ["RANK"])
+rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+multiprocessing.set_start_method("fork")  # of the workers, so that they inherit what a killed rank leaves open
 again = (folder / "death").exists()  # it dies once
 
 
@@ -85,13 +88,16 @@ class Bad(torch.utils.data.Dataset):
         return {name: column[sample] for name, column in self.data.items()}
 
 
+with contextlib.suppress(InputError):  # an error that somebody caught must not silence the next one
+    train(adversarial(), sequences(), settings(1, batch_size=1))
 method = adversarial()
 method.__class__ = Doomed
+given = {"workers": 1 if fault.startswith("kill") else 0, "accumulate": 2 if ranks == 2 else 1}
 try:
     train(
         method,
         Bad(),
-        settings(30, save_every=3, validate_every=10, log_every=5, accumulate=2),
+        settings(30, save_every=3, validate_every=10, log_every=5, **given),
         validate=validate,
         folder=folder / "run",
         resume=again,

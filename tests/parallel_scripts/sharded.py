@@ -16,8 +16,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial
 
-from understudy import Callback, Distillation, Optim, Progress, Term, parallel, play, reading, train
+from understudy import Callback, Distillation, Optim, Progress, Term, optimize, parallel, play, reading, train
 from understudy.errors import Interrupted
+from understudy.feed import Feed
 from understudy.losses import kl, mse
 from understudy.projectors import Linear
 
@@ -68,6 +69,8 @@ def run(name: str, steps: int, run_folder: str | None = None, **options: object)
     method = build()
     given = settings(
         steps,
+        batch_size=5,
+        drop_last=True,
         optimizer=Optim("AdamW", lr=1e-2, clip=0.05, foreach=True),
         validate_every=20,
         save_every=20,
@@ -79,12 +82,21 @@ def run(name: str, steps: int, run_folder: str | None = None, **options: object)
     keep(folder, {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in state.items()}, name)
 
 
+def counts(rank: int, ranks: int) -> list[int]:
+    """How many tokens a rank counts in each of the fifty steps."""
+    feed, mask = Feed(sequences(), settings(50, batch_size=5, drop_last=True), rank, ranks), sequences()["mask"]
+    return [int(mask[[sample for _, sample in feed.keys(step)[0]]].sum()) for step in range(50)]
+
+
 run(kind, 50, kind)
+if kind != "whole":
+    ranks = parallel.ranks()
+    assert 0 in [n for rank in range(ranks) for n in counts(rank, ranks)], "a rank that counts nothing must take part"
+    run("short", 10)
 if kind == "sharded":
     with contextlib.suppress(Interrupted):
         run("interrupted", 50, "broken", callbacks=[Stop()])
     run("resumed", 50, "broken", resume=True)
-    run("short", 10)
     # Two controls. A plain full_tensor() hands each rank its own samples' gradient as if it were everybody's:
     reading.Partial = lambda how: Partial("sum")
     run("gradient", 10)
@@ -92,3 +104,7 @@ if kind == "sharded":
     # and after a forward without backward the model shows parameters whose gradient never comes.
     play.reshard = lambda model: None
     run("shown", 10)
+if kind == "hybrid":
+    # The control: parts that several ranks hold, counted by each of them in the norm that clips.
+    optimize._holders = lambda grad: int(isinstance(grad, DTensor))
+    run("norm", 10)
