@@ -15,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from understudy import Batch, Callback, Distillation, Optim, Progress, Settings, Term, train
 from understudy import feed as feed_module
+from understudy import source as source_module
 from understudy.errors import InputError, MachineError
 from understudy.feed import Feed
 from understudy.losses import mse
@@ -124,13 +125,13 @@ def test_the_same_sample_looks_different_in_each_epoch() -> None:
 def test_the_comparison_sees_randomness_that_is_not_seeded_by_sample_and_epoch(
     left_out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = feed_module.seed_all
+    real = source_module.seed_all
 
     def broken(seed: int, stream: str, epoch: int, sample: int) -> None:
         if left_out == "epoch":
             real(seed, stream, sample)
 
-    monkeypatch.setattr(feed_module, "seed_all", broken)
+    monkeypatch.setattr(source_module, "seed_all", broken)
     test = {
         "sample": test_random_augmentation_is_the_same_with_any_number_of_workers_and_from_any_step,
         "epoch": test_the_same_sample_looks_different_in_each_epoch,

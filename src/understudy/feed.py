@@ -6,130 +6,23 @@ import ctypes
 import itertools
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader
 
 from understudy.batch import Batch
-from understudy.data.order import permutation, preserved, seed_all
+from understudy.data.order import permutation
 from understudy.errors import InputError, MachineError, raise_all
 from understudy.settings import Settings
+from understudy.source import Key, Keyed, Source, Stream, source_of
 
-__all__ = ["Feed", "Source", "source_of", "workers_watched"]
+__all__ = ["Feed", "workers_watched"]
 
 WORKER_TIMEOUT_S = 120
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
-Key = tuple[int, int]  # epoch, sample
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where samples come from.
-
-    Attributes:
-        samples: their number; None for a stream, which has neither order nor ids of ours.
-        fetch: the raw batch of these (epoch, sample) keys, or None for a stream.
-        stream: batches in the order in which they come.
-        batch_size: the user's own, where a DataLoader was given.
-    """
-
-    samples: int | None
-    fetch: Callable[[Sequence[Key], int], Any] | None = None
-    stream: Iterable[Any] | None = None
-    batch_size: int | None = None
-    dataset: Any = None
-    collate: Callable[[list[Any]], Any] | None = None
-
-
-def source_of(data: Any) -> Source:
-    """A source from tensors, a tuple or a mapping of them, a Dataset, a DataLoader, or anything that iterates over batches.
-
-    A DataLoader is rebuilt from its dataset, batch size and collate function: its own order cannot be resumed.
-    """
-    if isinstance(data, Tensor):
-        data = (data,)
-    if isinstance(data, (tuple, list)) and data and all(isinstance(t, Tensor) for t in data):
-        sizes = {t.shape[0] if t.ndim else 0 for t in data}
-        if len(sizes) > 1:
-            raise InputError(f"data: tensors of {sorted(sizes)} samples; they must have equally many.")
-        data = TensorDataset(*data) if sizes != {0} else []
-    if isinstance(data, Mapping) and data and all(isinstance(t, Tensor) for t in data.values()):
-        names, columns = list(data), source_of(tuple(data.values()))
-        assert columns.fetch is not None
-        fetch = columns.fetch
-        return replace(
-            columns,
-            fetch=lambda keys, seed: dict(zip(names, fetch(keys, seed), strict=True)),
-            collate=None,
-            dataset=_Rows(data),
-        )
-    if isinstance(data, TensorDataset):
-        return Source(len(data), fetch=lambda keys, seed: _index(data.tensors, keys), dataset=data)
-    if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
-        if data.batch_sampler is None:
-            raise InputError(
-                "data: a DataLoader with batch_size=None makes no batches; give its dataset, or a batch_size."
-            )
-        return _mapped(data.dataset, data.collate_fn, getattr(data.batch_sampler, "batch_size", None))
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        return _mapped(data, default_collate, None)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        return _mapped(data, default_collate, None)
-    if hasattr(data, "__iter__"):
-        return Source(None, stream=data)
-    raise InputError(
-        f"data: a {type(data).__name__} cannot be fed; allowed: tensors, a tuple or a mapping of tensors, a Dataset, a DataLoader, or an iterable of batches."
-    )
-
-
-def _index(tensors: Sequence[Tensor], keys: Sequence[Key]) -> Any:
-    ids = torch.tensor([sample for _, sample in keys])
-    return tuple(t[ids] for t in tensors)
-
-
-def _mapped(dataset: Any, collate: Callable[[list[Any]], Any], batch_size: int | None) -> Source:
-    def fetch(keys: Sequence[Key], seed: int) -> Any:
-        keyed = _Keyed(dataset, seed)
-        with preserved():
-            return collate([keyed[key] for key in keys])
-
-    try:
-        samples = len(dataset)
-    except (TypeError, NotImplementedError) as error:
-        raise InputError(
-            f"data: {type(dataset).__name__} has no length. Give it __len__, or give an iterable of batches."
-        ) from error
-    return Source(samples, fetch=fetch, batch_size=batch_size, dataset=dataset, collate=collate)
-
-
-class _Rows(Dataset[Any]):
-    """A mapping of tensors, sample by sample."""
-
-    def __init__(self, columns: Mapping[str, Tensor]) -> None:
-        self.columns = columns
-
-    def __getitem__(self, sample: int) -> dict[str, Tensor]:
-        return {name: column[sample] for name, column in self.columns.items()}
-
-
-class _Keyed(Dataset[Any]):
-    """A dataset whose randomness depends on (seed, epoch, sample) only: not on workers, order or resuming."""
-
-    def __init__(self, dataset: Any, seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
-
-    def __getitem__(self, key: Key) -> Any:
-        epoch, sample = key
-        seed_all(self.seed, "sample", epoch, sample)
-        try:
-            return self.dataset[sample]
-        except Exception as error:
-            raise InputError(f"data: sample {sample} could not be read: {type(error).__name__}: {error}") from error
 
 
 class Feed:
@@ -153,11 +46,12 @@ class Feed:
     """
 
     def __init__(self, data: Any, settings: Settings, rank: int = 0, ranks: int = 1) -> None:
-        self.source = source_of(data)
+        source = source_of(data)
         self.settings, self.rank, self.ranks = settings, rank, ranks
-        self.samples = self.source.samples
-        self.batch_size = settings.batch_size or self.source.batch_size or 128
-        self._stream = None if self.source.stream is None else iter(self.source.stream)
+        self._source = source if isinstance(source, Source) else None
+        self._stream = iter(source.batches) if isinstance(source, Stream) else None
+        self.samples = None if self._source is None else self._source.samples
+        self.batch_size = settings.batch_size or (self._source and self._source.batch_size) or 128
         if self.samples is None:
             if ranks > 1:
                 raise InputError(
@@ -229,15 +123,16 @@ class Feed:
                     worker.kill()
 
     def _fetch(self, keys: Sequence[Key]) -> Any:
-        assert self.source.fetch is not None
-        return self.source.fetch(keys, self.settings.seed)
+        assert self._source is not None
+        return self._source.fetch(keys, self.settings.seed)
 
     def _loaded(self, start: int, stop: int) -> Any:
+        assert self._source is not None
         loader = DataLoader(
-            _Keyed(self.source.dataset, self.settings.seed),
+            Keyed(self._source.dataset, self.settings.seed),
             batch_sampler=_Plan(self, start, stop),
             num_workers=self.settings.workers,
-            collate_fn=self.source.collate or default_collate,
+            collate_fn=self._source.collate,
             timeout=WORKER_TIMEOUT_S,
             worker_init_fn=_quiet_worker,
             generator=torch.Generator(),  # its own, so that it takes nothing from the global one

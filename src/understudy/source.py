@@ -1,0 +1,178 @@
+"""Where samples come from: whatever the user's data is, it becomes a :class:`Source`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
+
+from understudy.batch import Batch, tensors
+from understudy.data.order import preserved, seed_all
+from understudy.errors import InputError
+
+__all__ = ["Key", "Keyed", "Source", "Stream", "source_of"]
+
+Key = tuple[int, int]
+"""(epoch, sample): which sample, and which draw of what is random in it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Samples that have a number and ids 0, 1, 2, ...
+
+    Attributes:
+        samples: their number.
+        dataset: a sample by its id.
+        collate: makes a batch of samples.
+        batch_size: the user's own, where a DataLoader was given.
+    """
+
+    samples: int
+    dataset: Any
+    collate: Callable[[list[Any]], Any] = default_collate
+    batch_size: int | None = None
+
+    def fetch(self, keys: Sequence[Key], seed: int) -> Any:
+        """The raw batch of these samples; the generators of random numbers are left as they were."""
+        if isinstance(self.dataset, _Columns):
+            return self.dataset.rows(torch.tensor([sample for _, sample in keys]))
+        keyed = Keyed(self.dataset, seed)
+        with preserved():
+            return self.collate([keyed[key] for key in keys])
+
+    def in_order(self, batch_size: int = 256) -> Iterator[Batch]:
+        """All samples from the first to the last, each with its ``index``; the draw is that of epoch 0."""
+        for start in range(0, self.samples, batch_size):
+            ids = range(start, min(start + batch_size, self.samples))
+            yield Batch.of(self.fetch([(0, i) for i in ids], 0), index=torch.tensor(list(ids)))
+
+    def subset(self, ids: Tensor) -> Source:
+        """Some of the samples, under new ids from 0."""
+        if isinstance(self.dataset, _Columns):
+            return dataclasses.replace(self, samples=len(ids), dataset=self.dataset.subset(ids))
+        return dataclasses.replace(self, samples=len(ids), dataset=Subset(self.dataset, ids.tolist()))
+
+    def is_fixed(self) -> bool:
+        """Whether a sample is the same at every draw, as far as a few draws of a few samples can tell."""
+        if isinstance(self.dataset, _Columns):
+            return True
+        draws = [list(tensors(self.fetch([(epoch, i) for i in range(min(8, self.samples))], 0))) for epoch in range(3)]
+        return all(torch.equal(a, b) for other in draws[1:] for a, b in zip(draws[0], other, strict=True))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Batches in the order in which they come: neither order nor ids of ours."""
+
+    batches: Iterable[Any]
+
+
+def source_of(data: Any) -> Source | Stream:
+    """A source from what a user has.
+
+    Tensors and numpy arrays, a tuple or a mapping of them, a Dataset, a DataLoader, or anything that iterates over
+    batches. A DataLoader is rebuilt from its dataset, batch size and collate function: its own order cannot be resumed.
+    Arrays of float64 become float32, which is what models are made of.
+    """
+    if isinstance(data, (Source, Stream)):
+        return data
+    columns = _columns(data)
+    if columns is not None:
+        return Source(len(columns), columns)
+    if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
+        if data.batch_sampler is None:
+            raise InputError(
+                "data: a DataLoader with batch_size=None makes no batches; give its dataset, or a batch_size."
+            )
+        return _mapped(data.dataset, data.collate_fn, getattr(data.batch_sampler, "batch_size", None))
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        return _mapped(data, default_collate, None)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return _mapped(data, default_collate, None)
+    if hasattr(data, "__iter__"):
+        return Stream(data)
+    raise InputError(
+        f"data: a {type(data).__name__} cannot be fed; allowed: tensors, a tuple or a mapping of tensors, a Dataset, a DataLoader, or an iterable of batches."
+    )
+
+
+class _Columns(Dataset[Any]):
+    """Tensors in memory, one row a sample: a tuple of them, or named ones."""
+
+    def __init__(self, columns: tuple[Tensor, ...] | dict[str, Tensor]) -> None:
+        self.columns = columns
+        self.tensors = list(columns.values()) if isinstance(columns, dict) else list(columns)
+        sizes = {t.shape[0] if t.ndim else 0 for t in self.tensors}
+        if len(sizes) > 1:
+            raise InputError(f"data: tensors of {sorted(sizes)} samples; they must have equally many.")
+        self.samples = sizes.pop()
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, sample: int) -> Any:
+        return self._like([t[sample] for t in self.tensors])
+
+    def rows(self, ids: Tensor) -> Any:
+        """A batch of samples."""
+        return self._like([t[ids] for t in self.tensors])
+
+    def subset(self, ids: Tensor) -> _Columns:
+        """Some of the samples."""
+        return _Columns(self.rows(ids))
+
+    def _like(self, values: list[Tensor]) -> Any:
+        return dict(zip(self.columns, values, strict=True)) if isinstance(self.columns, dict) else tuple(values)
+
+
+def _columns(data: Any) -> _Columns | None:
+    """The data's columns, if it is made of tensors and arrays."""
+    if isinstance(data, (Tensor, np.ndarray)):
+        data = (data,)
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    whole = (Tensor, np.ndarray)
+    if isinstance(data, (tuple, list)) and data and all(isinstance(t, whole) for t in data):
+        return _Columns(tuple(map(_tensor, data)))
+    if isinstance(data, Mapping) and data and all(isinstance(t, whole) for t in data.values()):
+        return _Columns({name: _tensor(t) for name, t in data.items()})
+    return None
+
+
+def _tensor(value: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if value.dtype.kind not in "biuf":
+        raise InputError(f"data: an array of {value.dtype} holds no numbers; turn it into numbers first.")
+    return torch.as_tensor(value.astype(np.float32) if value.dtype == np.float64 else value)
+
+
+def _mapped(dataset: Any, collate: Callable[[list[Any]], Any], batch_size: int | None) -> Source:
+    try:
+        samples = len(dataset)
+    except (TypeError, NotImplementedError) as error:
+        raise InputError(
+            f"data: {type(dataset).__name__} has no length. Give it __len__, or give an iterable of batches."
+        ) from error
+    return Source(samples, dataset, collate, batch_size)
+
+
+class Keyed(Dataset[Any]):
+    """A dataset whose randomness depends on (seed, epoch, sample) only: not on workers, order or resuming."""
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: Key) -> Any:
+        epoch, sample = key
+        seed_all(self.seed, "sample", epoch, sample)
+        try:
+            return self.dataset[sample]
+        except Exception as error:
+            raise InputError(f"data: sample {sample} could not be read: {type(error).__name__}: {error}") from error
