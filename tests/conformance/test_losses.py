@@ -270,7 +270,9 @@ def test_is_zero_with_zero_gradient_where_student_equals_teacher(name):
 @claims_zero
 def test_is_above_zero_where_they_differ(name):
     for loss in calls(name):
-        assert loss(*inputs(name)).gt(0).all()
+        value = loss(*inputs(name))
+        # At T = 0.01 a single answer may be so certain on both sides that their difference is below the smallest number.
+        assert (value.sum(1) if CASES[name].elements else value).gt(0).all()
 
 
 @every_loss

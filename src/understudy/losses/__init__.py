@@ -8,7 +8,9 @@ autocast says; all logarithms natural.
 The first argument is what learns.
 """
 
+from understudy.losses.binary import binary_cross_entropy, binary_kl
 from understudy.losses.feature import mse
+from understudy.losses.regression import squared_error
 from understudy.losses.response import cross_entropy, kl
 
-__all__ = ["cross_entropy", "kl", "mse"]
+__all__ = ["binary_cross_entropy", "binary_kl", "cross_entropy", "kl", "mse", "squared_error"]

@@ -29,7 +29,8 @@ def exact(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
         args = tuple(_wide(a) for a in args)  # type: ignore[assignment]
         kwargs = {k: _wide(v) for k, v in kwargs.items()}  # type: ignore[assignment]
         device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
-        if not torch.is_autocast_enabled(device):
+        # The meta device, on which sizes are tried without memory, knows no autocast and does not even take the question.
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return loss(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return loss(*args, **kwargs)
@@ -64,11 +65,11 @@ def counted(loss: object) -> tuple[str, Callable[[Tensor], Tensor]] | None:
     return declared
 
 
-def same_shape(loss: str, student: Tensor, teacher: Tensor, fix: str) -> None:
-    """Raise :class:`ShapeError` unless both shapes are equal."""
+def same_shape(loss: str, student: Tensor, teacher: Tensor, fix: str, *, other: str = "teacher") -> None:
+    """Raise :class:`ShapeError` unless both shapes are equal; ``other`` is what the second is called."""
     if student.shape == teacher.shape:
         return
     a, b = list(student.shape), list(teacher.shape)
     axes = [i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
     where = f"differ in axis {axes[0]}" if axes else "differ in their number of axes"
-    raise ShapeError(f"{loss}: shapes {a} (student) and {b} (teacher) {where}. {loss} needs equal shapes. {fix}")
+    raise ShapeError(f"{loss}: shapes {a} (student) and {b} ({other}) {where}. {loss} needs equal shapes. {fix}")

@@ -1,6 +1,24 @@
 """(model, data) to figures with units."""
 
+from understudy.measure.calibration import Bin, Calibration, calibration
+from understudy.measure.latency import latency
+from understudy.measure.memory import peak_memory
 from understudy.measure.quality import accuracy, agreement, parameters, size_mb
-from understudy.measure.statistics import Interval, gap_closed, interval
+from understudy.measure.statistics import Interval, Paired, gap_closed, interval, paired
 
-__all__ = ["Interval", "accuracy", "agreement", "gap_closed", "interval", "parameters", "size_mb"]
+__all__ = [
+    "Bin",
+    "Calibration",
+    "Interval",
+    "Paired",
+    "accuracy",
+    "agreement",
+    "calibration",
+    "gap_closed",
+    "interval",
+    "latency",
+    "paired",
+    "parameters",
+    "peak_memory",
+    "size_mb",
+]

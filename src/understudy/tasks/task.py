@@ -1,0 +1,78 @@
+"""What the job asks of a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from understudy.errors import InputError, choices
+
+__all__ = ["Loss", "Task"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""A loss of :mod:`understudy.losses`: of the student's output and what it should be."""
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """What labels mean.
+
+    Samples without a label count nowhere. A figure that is not defined, as those of no sample at all, is NaN.
+
+    Args:
+        metric: the figure by which weights are chosen; one of :attr:`figures`.
+
+    Raises: InputError if the task has no such figure.
+    """
+
+    metric: str
+
+    name: ClassVar[str]
+    figures: ClassVar[Mapping[str, str]]
+    """Every key of :meth:`metrics`, and whether ``"max"`` or ``"min"`` is best."""
+
+    def __post_init__(self) -> None:
+        if self.metric not in self.figures:
+            raise InputError(f"{self.name}: metric {self.metric!r} is not known. {choices(self.metric, self.figures)}")
+
+    @property
+    def best_is(self) -> str:
+        """Whether ``"max"`` or ``"min"`` of the metric is best."""
+        return self.figures[self.metric]
+
+    @property
+    @abstractmethod
+    def label_loss(self) -> Loss:
+        """The loss of the student's output against the label."""
+
+    @abstractmethod
+    def soft_loss(self, temperature: float) -> Loss:
+        """The loss of the student's output against the teacher's."""
+
+    @abstractmethod
+    def metrics(self, output: Tensor, label: Tensor) -> dict[str, float]:
+        """Every one of the :attr:`figures`, over all samples that have a label."""
+
+    @abstractmethod
+    def chance(self, label: Tensor) -> float:
+        """The metric of the best answer that is the same for every sample. Who is no better has learnt nothing."""
+
+    @abstractmethod
+    def predict(self, output: Tensor) -> Tensor:
+        """The answer that an output gives."""
+
+    @abstractmethod
+    def agreement(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """How far both models give the same answer, for each sample ``[N]``, in [0, 1]."""
+
+    @abstractmethod
+    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """How far the student's output is from the teacher's, for each sample ``[N]``, >= 0."""
+
+    @abstractmethod
+    def labelled(self, label: Tensor) -> Tensor:
+        """Which samples have a label, in whole or in part: a mask ``[N]``."""
