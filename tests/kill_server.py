@@ -41,6 +41,7 @@ from understudy import (
     engine,
     feed,
     linear,
+    source,
 )
 from understudy.checkpoint import Checkpoints, freeze, thaw
 from understudy.errors import UnderstudyError
@@ -147,7 +148,7 @@ def break_engine(what: str) -> None:
         case "dropout":
             engine.seed_all = without_seeds("step", engine.seed_all)
         case "augmentation":
-            feed.seed_all = without_seeds("sample", feed.seed_all)
+            source.seed_all = without_seeds("sample", source.seed_all)
         case "order":
             feed.permutation = lambda samples, seed, epoch: torch.randperm(samples)
         case "optimizer":

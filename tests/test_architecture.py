@@ -15,7 +15,7 @@ ENGINE = (
     "validation", "engine",
 )  # fmt: skip
 ORDER = (
-    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "teachers", "reading", "term", "naming", "method", "methods", *ENGINE, "demo", "__main__",
+    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "teachers", "reading", "term", "naming", "method", "methods", *ENGINE, "examples", "evaluate", "pages", "outcome", "plan", "job", "demo", "__main__",
 )  # fmt: skip
 
 
@@ -74,8 +74,8 @@ def test_every_room_has_its_floor() -> None:
 def test_the_public_names_are_these() -> None:
     assert understudy.__all__ == [
         "Bar", "Batch", "Callback", "Distillation", "Ema", "Method", "ModelInputs", "Move", "Optim", "Part", "Progress", "Result",
-        "Settings", "TensorBoard", "Term", "call", "constant", "cosine", "linear", "losses", "methods", "projectors", "steps_at",
-        "train",
+        "Settings", "TensorBoard", "Term", "call", "constant", "cosine", "distill", "linear", "losses", "methods", "projectors", "steps_at",
+        "tasks", "train",
     ]  # fmt: skip
     assert [name for name in understudy.__all__ if not hasattr(understudy, name)] == []
 

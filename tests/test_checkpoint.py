@@ -327,6 +327,48 @@ def test_a_save_below_a_damaged_checkpoint_counts_and_the_damaged_one_goes(keep:
     assert "step-00000020" not in names(tmp_path)
 
 
+def events_of_a_save(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a save forces to the disk and what it renames, in its order."""
+    events: list[str] = []
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+    short = lambda path: re.sub(r"\.[0-9a-f]{32}", "", str(Path(path).relative_to(folder)))  # noqa: E731
+
+    def fsynced(descriptor: int) -> None:
+        events.append(f"fsync {short(Path(f'/proc/self/fd/{descriptor}').readlink())}")
+        fsync(descriptor)
+
+    def renamed(self: Path, target: Path) -> Path:
+        events.append(f"rename {short(self)} to {short(target)}")
+        return rename(self, target)
+
+    def replaced(self: Path, target: Path) -> Path:
+        events.append(f"rename {short(self)} to {short(target)}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsynced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(Path, "replace", replaced)
+    Checkpoints(folder).save(1, *freeze(state(1)))
+    return events
+
+
+def test_all_is_on_the_disk_before_it_gets_its_name_and_the_name_before_the_pointer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut keeps what was forced to the disk, and may lose or reorder the rest; no test can pull the plug."""
+    assert events_of_a_save(tmp_path, monkeypatch) == [
+        "fsync .step-00000001/state.safetensors",
+        "fsync .step-00000001/state.json",
+        "fsync .step-00000001/manifest.json",
+        "fsync .step-00000001",
+        "rename .step-00000001 to step-00000001",
+        "fsync .",
+        "fsync .latest",
+        "rename .latest to latest",
+        "fsync .",
+    ]
+
+
 # -- a save that is killed ---------------------------------------------------------------------------------------------
 
 

@@ -207,7 +207,8 @@ def test_a_bf16_model_resumes_to_the_same_bits(name: str, tmp_path: Path) -> Non
             folder=tmp_path / folder,
             **more,
         )
-        return copied(method)
+        _, tensors = Checkpoints(tmp_path / folder / "checkpoints").load()
+        return dict(sorted(tensors.items()))
 
     whole = run("whole")
     with pytest.raises(ZeroDivisionError):
@@ -655,15 +656,16 @@ def test_a_broken_sample_does_not_spoil_batch_norm() -> None:
     assert all(v.isfinite().all() for v in method.state_dict().values())
 
 
-def test_what_only_dropout_brings_out_is_found_with_the_same_random_numbers() -> None:
-    """The dry run drops nothing; in training the division by what was dropped overflows."""
+def test_what_only_a_rare_draw_brings_out_is_found_again_with_the_same_random_numbers() -> None:
+    def unlucky(student: Tensor) -> Tensor:
+        return student.sum(1) * (math.inf if torch.rand(()) < 0.01 else 1.0)
 
-    def inverse(student: Tensor, body: Tensor) -> Tensor:
-        return (body + (body == 0) * 1e-45).reciprocal().square().mean(1) * 1e-3 + student.sum(1) * 0
-
-    method = Distillation(Term(inverse, "student", "student.body"), student=nets()[0])
-    with pytest.raises(NonFiniteError, match=r"of inverse\(student, student\.body\).*\(samples \d+"):
-        train(method, data(), settings(steps=3, optimizer=Optim("SGD", lr=1e-9)))
+    method = Distillation(Term(unlucky, "student"), Term(soft, "student", "student.head"), student=nets()[0])
+    with pytest.raises(
+        NonFiniteError,
+        match=r"player 'student': (value|gradient) of unlucky\(student\) is [^;]*\(samples (\d+, ){3}\d+\)",
+    ):
+        train(method, data(), settings(steps=2000, accumulate=2, optimizer=Optim("SGD", lr=0.0)))
 
 
 class Unexplained(ByHand):

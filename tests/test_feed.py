@@ -367,9 +367,10 @@ def test_a_worker_that_hangs_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(feed_module, "WORKER_TIMEOUT_S", 1)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1, raising=False)
     monkeypatch.setattr(Augmented, "__getitem__", lambda self, sample: signal.pause())
-    feed = Feed(Augmented(), settings(workers=1))
+    feed, before = Feed(Augmented(), settings(workers=1)), children()
     with pytest.raises(MachineError, match="DataLoader timed out after 1 seconds"), feed_module.workers_watched():
         next(feed.batches(0, 1))
+    assert children() - before == set()
 
 
 def test_workers_are_gone_after_a_run_and_after_an_error() -> None:

@@ -31,20 +31,27 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 
 
-def forked(script: str, *arguments: object, ranks: int = 2, logs: Path) -> Ended:
+def forked(script: str, *arguments: object, ranks: int = 2, rounds: int = 1, logs: Path) -> list[Ended]:
     """The script on ranks that are forked from a process which has imported torch: cheaper than torchrun."""
-    done = command([str(SCRIPTS / "forked.py"), str(ranks), str(logs)], script, arguments)
-    codes = [int(c) for c in (logs / "codes").read_text().split()]
-    return Ended(code=done, codes=codes, errors=[(logs / f"{r}.err").read_text() for r in range(ranks)], at=time.time())
+    command([str(SCRIPTS / "forked.py"), str(ranks), str(rounds), str(logs)], script, arguments)
+    ended = []
+    for folder in (logs / str(i) for i in range(rounds)):
+        over = json.loads((folder / "over.json").read_text())
+        errors = [(folder / f"{r}.err").read_text() for r in range(ranks)]
+        ended.append(Ended(code=max(map(abs, over["codes"])), errors=errors, **over))
+    return ended
 
 
-def torchrun(script: str, *arguments: object, ranks: int = 2, logs: Path) -> Ended:
+def torchrun(script: str, *arguments: object, ranks: int = 2, rounds: int = 1, logs: Path) -> list[Ended]:
     """The same under the real ``torchrun``."""
-    how = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    done = command([*how, "--redirects", "3", "--log-dir", str(logs)], script, arguments)
-    at = time.time()
-    errors = [next(logs.glob(f"*/attempt_0/{r}/stderr.log")).read_text() for r in range(ranks)]
-    return Ended(code=done, codes=None, errors=errors, at=at)
+    ended = []
+    for folder in (logs / str(i) for i in range(rounds)):
+        how = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        code = command([*how, "--redirects", "3", "--log-dir", str(folder)], script, arguments)
+        at = time.time()
+        errors = [next(folder.glob(f"*/attempt_0/{r}/stderr.log")).read_text() for r in range(ranks)]
+        ended.append(Ended(code=code, codes=None, errors=errors, at=at, pids=[]))
+    return ended
 
 
 def command(launcher: list[str], script: str, arguments: tuple[object, ...]) -> int:
@@ -58,8 +65,8 @@ def command(launcher: list[str], script: str, arguments: tuple[object, ...]) -> 
         raise
 
 
-def well(ended: Ended) -> None:
-    assert ended.code == 0, "\n".join(ended.errors)
+def well(run: list[Ended]) -> None:
+    assert run[-1].code == 0, "\n".join(run[-1].errors)
 
 
 def distance(a: Path, b: Path) -> float:
@@ -75,43 +82,43 @@ STEPS = 200
 
 
 @pytest.fixture(scope="module")
-def whole_batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    well(forked("equality.py", folder, 1, STEPS, ranks=1, logs=folder / "logs"))
-    return folder / "weights-0"
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one-process")
+    well(forked("equality.py", folder, STEPS, "1", "4", "4-local", ranks=1, logs=folder / "logs"))
+    return folder
 
 
-def test_one_process_with_accumulation_equals_the_whole_batch(tmp_path: Path, whole_batch: Path) -> None:
-    well(forked("equality.py", tmp_path, 4, STEPS, ranks=1, logs=tmp_path / "logs"))
-    difference = distance(tmp_path / "weights-0", whole_batch)
-    print(f"accumulate 4, one process: {difference:.1e}")
+def test_one_process_with_accumulation_equals_the_whole_batch(one_process: Path) -> None:
+    difference = distance(one_process / "weights-4-0", one_process / "weights-1-0")
+    print(f"one process, accumulate 4: {difference:.1e}")
     assert 0 < difference <= 1e-10, "0 would mean that nothing was split"
-    names = set(load_file(whole_batch))
+    names = set(load_file(one_process / "weights-1-0"))
     assert {n.split(".")[0] for n in names} == {"models", "terms", "critic"}, "student, projector and critic"
 
 
-@pytest.mark.parametrize(("launch", "accumulate"), [(torchrun, 1), (forked, 2)])
-def test_two_ranks_equal_one_process_with_the_whole_batch(launch, accumulate, tmp_path, whole_batch) -> None:
-    well(launch("equality.py", tmp_path, accumulate, STEPS, logs=tmp_path / "logs"))
-    difference = distance(tmp_path / "weights-0", whole_batch)
-    print(f"2 ranks, accumulate {accumulate}: {difference:.1e}")
-    assert 0 < difference <= 1e-10
-    assert distance(tmp_path / "weights-0", tmp_path / "weights-1") == 0
+def test_two_ranks_equal_one_process_with_the_whole_batch(tmp_path: Path, one_process: Path) -> None:
+    well(torchrun("equality.py", tmp_path, STEPS, "1", "2", "1-local", logs=tmp_path / "logs"))
+    for run in ("1", "2"):
+        difference = distance(tmp_path / f"weights-{run}-0", one_process / "weights-1-0")
+        print(f"2 ranks, accumulate {run}: {difference:.1e}")
+        assert 0 < difference <= 1e-10
+        assert distance(tmp_path / f"weights-{run}-0", tmp_path / f"weights-{run}-1") == 0
+    mistaken = distance(tmp_path / "weights-1-local-0", one_process / "weights-1-0")
+    print(f"control, mean of the ranks' means: {mistaken:.1e}")
+    assert mistaken > 1e-6
 
 
-@pytest.mark.parametrize(("ranks", "accumulate"), [(1, 4), (2, 1)])
-def test_a_mean_of_local_means_does_not_equal_the_whole_batch(ranks, accumulate, tmp_path, whole_batch) -> None:
-    well(forked("equality.py", tmp_path, accumulate, STEPS, "local", ranks=ranks, logs=tmp_path / "logs"))
-    difference = distance(tmp_path / "weights-0", whole_batch)
-    print(f"control, mean of means, {ranks} ranks, accumulate {accumulate}: {difference:.1e}")
+def test_a_mean_over_accumulation_steps_does_not_equal_the_whole_batch(one_process: Path) -> None:
+    difference = distance(one_process / "weights-4-local-0", one_process / "weights-1-0")
+    print(f"control, mean over accumulation steps: {difference:.1e}")
     assert difference > 1e-6
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_three_ranks_equal_one_process_with_the_whole_batch(accumulate, tmp_path, whole_batch) -> None:
-    well(forked("equality.py", tmp_path, accumulate, STEPS, ranks=3, logs=tmp_path / "logs"))
-    assert 0 < distance(tmp_path / "weights-0", whole_batch) <= 1e-10
+def test_three_ranks_equal_one_process_with_the_whole_batch(tmp_path: Path, one_process: Path) -> None:
+    well(forked("equality.py", tmp_path, STEPS, "1", "2", ranks=3, logs=tmp_path / "logs"))
+    for run in ("1", "2"):
+        assert 0 < distance(tmp_path / f"weights-{run}-0", one_process / "weights-1-0") <= 1e-10
 
 
 # -- what ranks have in common -----------------------------------------------------------------------------------------
@@ -180,24 +187,23 @@ def unbroken_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dies_and_goes_on(launch, fault: str, folder: Path, whole: Path, ranks: int = 2) -> None:
-    ended = launch("dying.py", folder, fault, ranks=ranks, logs=folder / "first")
-    took = ended.at - float((folder / "death").read_text())
-    print(f"{fault}: over after {took:.1f} s, ranks' exit codes {ended.codes}")
-    assert ended.code != 0
+    died, resumed = launch("dying.py", folder, fault, ranks=ranks, rounds=2, logs=folder / "logs")
+    took = died.at - float((folder / "death").read_text())
+    print(f"{fault}: over after {took:.1f} s, ranks' exit codes {died.codes}")
+    assert died.code != 0
     assert took <= END_S
-    said = [len(OURS.findall(text)) + len(TRACEBACK.findall(text)) for text in ended.errors]
-    assert sorted(said) == [*[0] * (ranks - 1), 1], "\n".join(ended.errors)
-    assert FAULTS[fault] in "".join(ended.errors)
-    if ended.codes is not None:
-        assert 0 not in [code for code, words in zip(ended.codes, said, strict=True) if words]
-    for pid in map(int, (folder / "first" / "pids").read_text().split()) if ended.codes is not None else ():
-        assert not Path(f"/proc/{pid}").exists(), "left behind"
-    resumes(launch, fault, folder, whole, ranks)
+    said = [len(OURS.findall(text)) + len(TRACEBACK.findall(text)) for text in died.errors]
+    assert sorted(said) == [*[0] * (ranks - 1), 1], "\n".join(died.errors)
+    assert FAULTS[fault] in "".join(died.errors)
+    if died.codes is not None:
+        assert 0 not in [code for code, words in zip(died.codes, said, strict=True) if words]
+    assert not [pid for pid in died.pids if Path(f"/proc/{pid}").exists()], "left behind"
+    equals(resumed, folder, whole, ranks)
 
 
-def resumes(launch, fault: str, folder: Path, whole: Path, ranks: int = 2) -> None:
-    """The same command again: to the last bit as if nothing had happened, metrics and checkpoint included."""
-    well(launch("dying.py", folder, fault, ranks=ranks, logs=folder / "second"))
+def equals(resumed: Ended, folder: Path, whole: Path, ranks: int = 2) -> None:
+    """The run that was resumed is to the last bit as if nothing had happened, metrics and checkpoint included."""
+    well([resumed])
     for name in (*(f"weights-{rank}" for rank in range(ranks)), "run/student.safetensors", "run/metrics.jsonl"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     state = "run/checkpoints/step-00000030/state.safetensors"
@@ -233,7 +239,7 @@ def test_a_folder_that_another_run_holds_is_told_of_by_one_rank(tmp_path: Path) 
     holder = Lock(tmp_path / "run")
     holder.take()
     try:
-        ended = forked("dying.py", tmp_path, "none", logs=tmp_path / "logs")
+        (ended,) = forked("dying.py", tmp_path, "none", logs=tmp_path / "logs")
     finally:
         holder.release()
     assert ended.codes == [2, 4]
@@ -245,21 +251,21 @@ def test_a_folder_that_another_run_holds_is_told_of_by_one_rank(tmp_path: Path) 
 def test_sigterm_to_one_rank_stops_both_at_the_same_step_and_they_resume_bit_equal(
     rank, tmp_path, unbroken_run
 ) -> None:
-    ended = forked("dying.py", tmp_path, f"term-{rank}", logs=tmp_path / "first")
+    ended, resumed = forked("dying.py", tmp_path, f"term-{rank}", rounds=2, logs=tmp_path / "logs")
     assert ended.codes == [5, 5], "\n".join(ended.errors)
     assert all("understudy: stopped after step 14 of 30." in text for text in ended.errors)
-    assert (tmp_path / "run" / "checkpoints" / "latest").read_text().startswith("step-00000014")
     assert ended.at - float((tmp_path / "death").read_text()) <= END_S
-    resumes(forked, f"term-{rank}", tmp_path, unbroken_run)
+    equals(resumed, tmp_path, unbroken_run)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("rank", [0, 1])
 def test_under_torchrun_sigterm_to_one_rank_loses_nothing(rank, tmp_path, unbroken_run) -> None:
-    ended = torchrun("dying.py", tmp_path, f"term-{rank}", logs=tmp_path / "first")
+    (ended,) = torchrun("dying.py", tmp_path, f"term-{rank}", logs=tmp_path / "first")
     assert ended.code != 0
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text().startswith("step-00000014")
-    resumes(torchrun, f"term-{rank}", tmp_path, unbroken_run)
+    (resumed,) = torchrun("dying.py", tmp_path, f"term-{rank}", logs=tmp_path / "second")
+    equals(resumed, tmp_path, unbroken_run)
 
 
 # -- one process -------------------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@
 >>> result = us.train(method, (images, labels), us.Settings(epochs=20))          # doctest: +SKIP
 """
 
-from understudy import losses, methods, projectors
+from understudy import losses, methods, projectors, tasks
 from understudy.batch import Batch, ModelInputs, call
 from understudy.callbacks import Bar, Callback, TensorBoard
 from understudy.engine import Result, train
+from understudy.job import distill
 from understudy.method import Distillation, Method, Move, Part, Progress
 from understudy.optimize import Optim
 from understudy.progress import constant, cosine, linear, steps_at
@@ -37,10 +38,12 @@ __all__ = [
     "call",
     "constant",
     "cosine",
+    "distill",
     "linear",
     "losses",
     "methods",
     "projectors",
     "steps_at",
+    "tasks",
     "train",
 ]

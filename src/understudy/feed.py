@@ -121,6 +121,7 @@ class Feed:
                 loaded._shutdown_workers()
                 for worker in loaded._workers:
                     worker.kill()
+                    worker.join()
 
     def _fetch(self, keys: Sequence[Key]) -> Any:
         assert self._source is not None

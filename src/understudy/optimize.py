@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import inspect
 import math
@@ -56,6 +57,13 @@ class Optim:
         self.schedule = warmed_up(schedule or constant(1.0), warmup)
         self.kind = _optimizer(name)
         raise_all(InputError, self._problems())
+
+    def at(self, share: float) -> Optim:
+        """The same at a share of the learning rate, those of its groups included."""
+        other = copy.copy(self)
+        other.lr = self.lr * share
+        other.groups = {g: {k: v * share if k == "lr" else v for k, v in o.items()} for g, o in self.groups.items()}
+        return other
 
     def _problems(self) -> list[str]:
         allowed = [n for n in inspect.signature(self.kind).parameters if n not in ("params", "lr")]

@@ -8,7 +8,7 @@ back after it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,7 +91,11 @@ class Reader:
             else:
                 runs.setdefault((self._name(address), address.view), []).append(address)
         for (name, view), asked in runs.items():
-            output, caught = self._run(name, asked, batch.view(view))
+            # A table of stored outputs looks its rows up by the batch's index.
+            whole = getattr(self.models[name], "reads_batch", False)
+            output, caught = self._run(
+                name, asked, batch if whole else batch.view(view), _direct if whole else self.call
+            )
             for address in asked:
                 found = output if address.module is None else _one_call(address, caught[address.module])
                 tensor = named_tensor(found, address)
@@ -100,7 +104,7 @@ class Reader:
                 values[address] = tensor.detach() if address.stop else tensor
         return values
 
-    def _run(self, name: str, asked: Sequence[Address], inputs: Any) -> tuple[Any, dict[str, list[Caught]]]:
+    def _run(self, name: str, asked: Sequence[Address], inputs: Any, call: Call) -> tuple[Any, dict[str, list[Caught]]]:
         model = self.models[name]
         taps = frozenset(a.module for a in asked if a.module)
         graded = frozenset(a.module for a in asked if a.module and not a.stop)
@@ -109,10 +113,10 @@ class Reader:
             tapped = self._tapped[name, taps] = Tapped(name, model, taps, name in self._compiled)
         if name in self.trained:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not all(a.stop for a in asked)):
-                return tapped(self.call, inputs, graded)
+                return tapped(call, inputs, graded)
         through = torch.is_grad_enabled() and any(t.requires_grad for t in tensors(inputs))
         with _frozen(model, through), torch.set_grad_enabled(through):
-            return tapped(self.call, inputs, graded)
+            return tapped(call, inputs, graded)
 
     def _parameter(self, address: Address) -> Tensor:
         name = self._name(address)
@@ -150,6 +154,10 @@ class Reader:
             return None
         kind = "submodule" if address.module is not None else "parameter"
         return f"address '{address}': {address.model} has no {kind} {part!r}. {choices(part, names)}"
+
+
+def _direct(model: Callable[..., Any], inputs: Any) -> Any:
+    return model(inputs)
 
 
 def _user_compiled(model: Any) -> bool:

@@ -26,7 +26,7 @@ def snapshot(module: nn.Module) -> dict[str, Any]:
     return {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in module.state_dict().items()}
 
 
-def whole(module: nn.Module) -> dict[str, Tensor]:
+def whole(module: Any) -> dict[str, Tensor]:
     """Every tensor of a module's state under its own name, gathered where it is sharded: all ranks must call this."""
     state = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor)}
     return {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in state.items()}
@@ -65,8 +65,8 @@ def _like(value: Any, mine: Any) -> Any:
 
 
 def digest(model: Any) -> str:
-    """A hash of every parameter and buffer of a module; of anything else, its kind."""
-    if not isinstance(model, nn.Module):
+    """A hash of every tensor of a model's ``state_dict``; of what has none, its kind."""
+    if not hasattr(model, "state_dict"):
         return type(model).__name__
     sha = hashlib.sha256()
     for name, value in sorted(whole(model).items()):

@@ -1,6 +1,7 @@
-"""``equality.py FOLDER ACCUMULATE STEPS [local]``: two players on ragged masks; every rank writes all weights.
+"""``equality.py FOLDER STEPS PARTS ...``: two players on ragged masks; every rank writes all weights.
 
-With ``local`` each part of a step takes its own mean and then the parts' mean is taken: the mistake to be told apart.
+PARTS is the number of micro-batches into which a rank splits its part. With ``4-local`` each of the four takes its own
+mean and then the parts' mean is taken: the mistake to be told apart.
 """
 
 import dataclasses
@@ -13,7 +14,8 @@ from material import adversarial, keep, sequences, settings
 from understudy import engine, parallel, train
 
 torch.set_num_threads(1)
-folder, accumulate, steps, *local = sys.argv[1:]
+folder, steps, *runs = sys.argv[1:]
+right = engine.prepare
 
 
 def mean_of_means(method, batches, progress, asked):
@@ -22,8 +24,9 @@ def mean_of_means(method, batches, progress, asked):
     return [dataclasses.replace(b, totals=b.counts * parts, ranks=parallel.ranks()) for b in prepared], False
 
 
-if local:
-    engine.prepare = mean_of_means
-method = adversarial()
-train(method, sequences(), settings(int(steps), accumulate=int(accumulate)))
-keep(Path(folder), method.state_dict())
+for run in runs:
+    accumulate, _, local = run.partition("-")
+    engine.prepare = mean_of_means if local else right
+    method = adversarial()
+    train(method, sequences(), settings(int(steps), accumulate=int(accumulate)))
+    keep(Path(folder), method.state_dict(), f"weights-{run}")

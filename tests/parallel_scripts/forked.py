@@ -1,16 +1,18 @@
 """``torchrun`` in small: imports torch once, forks the ranks, and lets them live or die on their own.
 
-``python forked.py RANKS LOGS SCRIPT [ARGUMENT ...]`` writes each rank's output to LOGS and ends with the highest exit
-code. As under torchrun, the store is in the parent and outlives the ranks; other than torchrun it tells no rank that
+``python forked.py RANKS ROUNDS LOGS SCRIPT [ARGUMENT ...]`` runs the same command ROUNDS times, writes each rank's output
+to LOGS/0, LOGS/1, ..., and ends with the highest exit code of the last round. As under torchrun, the store is in the parent and outlives the ranks; other than torchrun it tells no rank that
 another one has died.
 """
 
 import contextlib
+import json
 import os
 import runpy
 import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -21,6 +23,7 @@ import understudy  # noqa: F401  # imported before the fork, once for all ranks
 
 
 def be_rank(rank: int, ranks: int, port: int, logs: Path, script: str, arguments: list[str]) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.update(
         {
             "RANK": str(rank),
@@ -49,33 +52,37 @@ def be_rank(rank: int, ranks: int, port: int, logs: Path, script: str, arguments
         os._exit(code)  # what is left of the parent's life is not the child's to clean up
 
 
-def main() -> int:
-    ranks, logs, script, *arguments = sys.argv[1:]
-    folder = Path(logs)
-    folder.mkdir(parents=True, exist_ok=True)
+def one_round(ranks: int, logs: Path, script: str, arguments: list[str]) -> int:
+    """Fork the ranks and wait for them all; returns the highest exit code."""
+    logs.mkdir(parents=True, exist_ok=True)
     listening = socket.create_server(("localhost", 0))
     port = listening.getsockname()[1]
     children = []
-    for rank in range(int(ranks)):
+    for rank in range(ranks):
         child = os.fork()
         if not child:
             listening.close()
-            be_rank(rank, int(ranks), port, folder, script, arguments)
+            be_rank(rank, ranks, port, logs, script, arguments)
         children.append(child)
-    (folder / "pids").write_text(" ".join(map(str, children)))
     store = dist.TCPStore(
-        "localhost", port, int(ranks), is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+        "localhost", port, ranks, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
     )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
     try:
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     finally:
         for child in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
+    (logs / "over.json").write_text(json.dumps({"codes": codes, "at": time.time(), "pids": children}))
     del store
-    (folder / "codes").write_text(" ".join(map(str, codes)))
     return max(map(abs, codes))
+
+
+def main() -> int:
+    """All rounds; returns the last one's exit code."""
+    ranks, rounds, logs, script, *arguments = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
+    return [one_round(int(ranks), Path(logs) / str(i), script, arguments) for i in range(int(rounds))][-1]
 
 
 if __name__ == "__main__":

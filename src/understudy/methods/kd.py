@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 from torch import nn
 
 from understudy.errors import InputError
-from understudy.losses import cross_entropy
-from understudy.losses import kl as divergence
-from understudy.measure.quality import agreement
 from understudy.method import Distillation
+from understudy.tasks import TASKS, Task
 from understudy.term import Term
 
 __all__ = ["kd"]
@@ -26,6 +23,7 @@ def kd(
     alpha: float = 0.9,
     label: str = "batch.label",
     mask: str | None = None,
+    task: Task | None = None,
     **options: Any,
 ) -> Distillation:
     r"""Soft labels beside hard ones.
@@ -39,6 +37,8 @@ def kd(
         temperature: T > 0.
         alpha: share of the soft labels, in [0, 1]. With 1 no label is needed.
         label: address of the hard labels; -100, or none in the batch, is unlabelled.
+        task: what the labels mean; classification if not given. Multi-label takes the binary forms of both losses,
+            regression the squared error for both, which knows no temperature.
         mask: address of a mask over the logits' leading axes; see :class:`~understudy.Term`.
         **options: of :class:`~understudy.Distillation`.
 
@@ -51,12 +51,13 @@ def kd(
         raise InputError(f"kd: alpha {alpha!r} must be in [0, 1]: the share of the soft labels.")
     if not 0 < temperature < math.inf:
         raise InputError(f"kd: temperature {temperature!r} must be finite and above 0; 1 to 8 is usual.")
+    task = task or TASKS["classification"]
     soft, models = (teacher, {}) if isinstance(teacher, str) else ("teacher", {"teacher": teacher})
     return Distillation(
-        Term(cross_entropy, "student", label, weight=1 - alpha, mask=mask),
-        Term(partial(divergence, temperature=temperature), "student", soft, weight=alpha, mask=mask),
+        Term(task.label_loss, "student", label, weight=1 - alpha, mask=mask),
+        Term(task.soft_loss(temperature), "student", soft, weight=alpha, mask=mask),
         student=student,
-        watch={"agreement": (agreement, "student", soft)},
+        watch={"agreement": (task.agreement, "student", soft)},
         **models,
         **options,
     )

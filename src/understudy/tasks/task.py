@@ -44,6 +44,10 @@ class Task(ABC):
         """Whether ``"max"`` or ``"min"`` of the metric is best."""
         return self.figures[self.metric]
 
+    def better(self, figure: float, than: float) -> bool:
+        """Whether one value of the metric is better than another; NaN is better than nothing."""
+        return figure > than if self.best_is == "max" else figure < than
+
     @property
     @abstractmethod
     def label_loss(self) -> Loss:

@@ -1,0 +1,227 @@
+"""The figures of every model of a job, measured once, at the end; and what they say."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from understudy.accept import Condition
+from understudy.batch import Call
+from understudy.engine import Result
+from understudy.errors import UnderstudyError
+from understudy.examples import Examples, outputs
+from understudy.export import to_onnx
+from understudy.measure import gap_closed, interval, latency, paired, parameters, peak_memory, size_mb
+from understudy.tasks import Task
+
+__all__ = ["FIGURES", "STAGES", "Evidence", "Trial", "costs", "decide", "quality", "rows", "verdict"]
+
+STAGES = {
+    "teacher": "teacher",
+    "alone": "student alone",
+    "distilled": "distilled",
+    "fine-tuned": "+ fine-tuned",
+    "kept": "kept",
+}
+COSTS = ("parameters", "size_mb", "latency_ms_p50", "latency_ms_p99", "peak_memory_mb")
+FIGURES = ("divergence", "agreement", "gap_closed", "seconds", *COSTS)
+"""Figures of every task, beside its own."""
+
+Figures = dict[str, dict[str, list[float]]]
+"""By stage and figure: a value for each seed."""
+
+
+@dataclass
+class Trial:
+    """The students of one seed, by stage, and what their training came to. ``chosen`` is the better by validation."""
+
+    seed: int
+    students: dict[str, nn.Module] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
+    chosen: str = "distilled"
+
+    def add(self, stage: str, student: nn.Module, result: Result) -> None:
+        """A stage that is done."""
+        self.students[stage], self.results[stage] = student.eval(), result
+
+    def keep(self, task: Task) -> None:
+        """Keep the distilled or the fine-tuned student; the distilled one if they are equal."""
+        if "fine-tuned" in self.results and task.better(self.valid("fine-tuned", task), self.valid("distilled", task)):
+            self.chosen = "fine-tuned"
+        self.students["kept"] = self.students[self.chosen]
+
+    def valid(self, stage: str, task: Task) -> float:
+        """A stage's figure on the validation data, at its best weights."""
+        best = self.results[stage].best
+        return float(best["valid"][task.metric]) if best else math.nan
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is measured: the models, and the data that was not trained on.
+
+    Attributes:
+        task: what the labels mean.
+        data: the test data, or the validation data where there is none.
+        teacher: in eval mode, if it has one.
+        trials: the students.
+        seconds: of each stage, a value for each seed.
+        give: how a batch's inputs reach a model.
+    """
+
+    task: Task
+    data: Examples
+    teacher: Any
+    trials: Sequence[Trial]
+    seconds: Mapping[str, Sequence[float]]
+    give: Call
+
+    @property
+    def stages(self) -> list[str]:
+        """Those that there are, in order."""
+        return ["teacher", *(s for s in STAGES if s in self.trials[0].students)]
+
+    def model(self, stage: str, seed: int = 0) -> Any:
+        """A stage's model."""
+        return self.teacher if stage == "teacher" else self.trials[seed].students[stage]
+
+
+def quality(evidence: Evidence) -> Figures:
+    """The task's figures of every model, and how far each is from the teacher. The one time that the test data is used."""
+    taught = outputs(evidence.teacher, evidence.data, give=evidence.give)
+    told: Figures = {}
+    for stage in evidence.stages:
+        for seed in range(len(evidence.trials)):
+            # The teacher is one model: it is the same for every seed.
+            made = (
+                taught
+                if stage == "teacher"
+                else outputs(evidence.model(stage, seed), evidence.data, give=evidence.give)
+            )
+            for name, value in _figures(evidence, made, taught, stage).items():
+                told.setdefault(stage, {}).setdefault(name, []).append(value)
+    return told
+
+
+def _figures(evidence: Evidence, made: Tensor, taught: Tensor, stage: str) -> dict[str, float]:
+    labels = evidence.data.labels
+    assert labels is not None  # checked before training
+    figures = evidence.task.metrics(made, labels)
+    if stage != "teacher":
+        figures["divergence"] = float(evidence.task.divergence(made, taught).double().mean())
+        figures["agreement"] = float(evidence.task.agreement(made, taught).double().mean())
+    return figures
+
+
+def costs(evidence: Evidence) -> dict[str, dict[str, float | None]]:
+    """Size, latency and memory of the teacher and of the student, whose stages are all alike in this."""
+    one = evidence.data.few(1)
+    return {name: _costs(evidence.model(name), one, evidence.give) for name in ("teacher", "kept")}
+
+
+def _costs(model: Any, one: Examples, give: Call) -> dict[str, float | None]:
+    (batch,) = one.source.in_order()
+    timed = latency(lambda: give(model, batch.inputs))
+    told: dict[str, float | None] = {k: v for k, v in timed.items() if k.startswith("latency")}
+    if isinstance(model, nn.Module):
+        told |= {"parameters": parameters(model), "size_mb": size_mb(model), "peak_memory_mb": _memory(model, one)}
+    return told
+
+
+def _memory(model: nn.Module, one: Examples) -> float | None:
+    """Of a fresh process that runs the exported model; None where it cannot be exported or nothing can run it here."""
+    inputs = one.inputs()
+    if inputs is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            to_onnx(model, inputs, Path(folder) / "model.onnx")
+            return peak_memory(Path(folder) / "model.onnx", inputs)["peak_memory_mb"]
+        except UnderstudyError:
+            return None
+
+
+def rows(evidence: Evidence, told: Figures, cost: Mapping[str, Mapping[str, float | None]]) -> list[dict[str, Any]]:
+    """The table: a row for each stage, with the mean over seeds and, as ``*_ci95``, half the width of its interval."""
+    table = []
+    for stage in evidence.stages:
+        row: dict[str, Any] = {"model": STAGES[stage]}
+        for name, values in told[stage].items():
+            mean = interval(values[:1] if stage == "teacher" else values)
+            row |= {name: _none(mean.mean), f"{name}_ci95": mean.half}
+        if stage not in ("teacher", "alone") and "alone" in told:
+            row["gap_closed"] = _share(evidence.task, told, stage)
+        row |= cost["teacher" if stage == "teacher" else "kept"]
+        row |= _training(evidence, stage)
+        table.append(row)
+    return table
+
+
+def _none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _share(task: Task, told: Figures, stage: str) -> float | None:
+    sign = 1 if task.best_is == "max" else -1
+    teacher, alone, student = ([sign * v for v in told[s][task.metric]] for s in ("teacher", "alone", stage))
+    return gap_closed(teacher, alone, student)
+
+
+def _training(evidence: Evidence, stage: str) -> dict[str, Any]:
+    """Steps, seconds, and the validated figure at the best and at the last weights."""
+    seconds = evidence.seconds.get(stage)
+    told: dict[str, Any] = {"seconds": sum(seconds) / len(seconds) if seconds else None}
+    results = [t.results[stage] for t in evidence.trials if stage in t.results]
+    if not results:
+        return told
+    metric = evidence.task.metric
+    for which in ("best", "last"):
+        records = [r for r in (getattr(result, which) for result in results) if r]
+        told[f"valid_{metric}_{which}"] = sum(r["valid"][metric] for r in records) / len(records) if records else None
+        told[f"step_{which}"] = sum(r["step"] for r in records) / len(records) if records else None
+    return told | {"steps": results[0].steps}
+
+
+def verdict(evidence: Evidence, told: Figures) -> list[str]:
+    """What the table says, in words: only what the intervals bear out."""
+    task, lines = evidence.task, []
+    if "alone" in told:
+        lines.append(_compare(task, "Distillation", "the student alone", told["distilled"], told["alone"]))
+        if _share(task, told, "kept") is None:
+            lines.append("The teacher is not clearly better than the student alone: there is no gap to close.")
+    if "fine-tuned" in told:
+        lines.append(
+            _compare(task, "Fine-tuning on the hard labels", "distillation", told["fine-tuned"], told["distilled"])
+        )
+    chosen = [t.chosen for t in evidence.trials]
+    kinds = {kind: chosen.count(kind) for kind in ("distilled", "fine-tuned") if kind in evidence.stages}
+    lines.append("Kept by validation: " + ", ".join(f"{kind} {n} of {len(chosen)}" for kind, n in kinds.items()) + ".")
+    return lines
+
+
+def _compare(
+    task: Task, what: str, than: str, these: Mapping[str, Sequence[float]], those: Mapping[str, Sequence[float]]
+) -> str:
+    sign = 1 if task.best_is == "max" else -1
+    a, b = ([sign * v for v in figures[task.metric]] for figures in (these, those))
+    test = paired(a, b)
+    change = f"{sign * test.difference.mean:+.3f}"
+    if test.difference.half is None or test.p_value is None:
+        return f"{what} changed {task.metric} by {change} against {than} (one seed: no interval)."
+    spread = f"{task.metric} {change} ± {test.difference.half:.3f}, paired over {len(a)} seeds, p = {test.p_value:.2g}"
+    words = {True: "helped against", False: "hurt against", None: "made no clear difference to"}[test.better]
+    return f"{what} {words} {than} ({spread})."
+
+
+def decide(conditions: Sequence[Condition], table: Sequence[Mapping[str, Any]]) -> tuple[bool | None, list[str]]:
+    """Whether the kept student meets every condition, and a sentence for each; None without conditions."""
+    by_name = {row["model"]: row for row in table}
+    kept, teacher, alone = (by_name.get(STAGES[s], {}) for s in ("kept", "teacher", "alone"))
+    told = [c.check(kept.get(c.name), teacher.get(c.name), alone.get(c.name)) for c in conditions]
+    return (all(met for met, _ in told) if told else None), [reason for _, reason in told]

@@ -1,0 +1,124 @@
+"""Data as a whole job needs it: every label at hand, and what a model says of every sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from understudy.address import Address
+from understudy.batch import Batch, Call, call
+from understudy.errors import InputError
+from understudy.reading import Reader
+from understudy.source import Source, source_of
+from understudy.tasks import Task
+
+__all__ = ["Examples", "outputs"]
+
+_MODEL = Address.parse("model")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Samples, with their labels where they have any.
+
+    Attributes:
+        name: "train", "valid", ..., for errors.
+        source: the samples.
+        labels: of all samples ``[N]`` or ``[N, L]``; None where the data has none.
+    """
+
+    name: str
+    source: Source
+    labels: Tensor | None
+
+    @classmethod
+    def read(cls, data: Any, name: str) -> Examples:
+        """Go through the data once; raise InputError if it is empty, only iterates, or holds NaN or infinity."""
+        try:
+            source = source_of(data)
+        except InputError as error:
+            raise InputError(f"{name}: {str(error).removeprefix('data: ')}") from error
+        if not isinstance(source, Source):
+            raise InputError(
+                f"{name}: an iterable cannot be read twice; give tensors, arrays, a Dataset or a DataLoader."
+            )
+        if not source.samples:
+            raise InputError(f"{name}: has no sample.")
+        labels = []
+        for batch in source.in_order():
+            _refuse_non_finite(name, batch)
+            labels.append(batch.fields.get("label"))
+        found = [label for label in labels if isinstance(label, Tensor)]
+        return cls(name, source, torch.cat(found) if len(found) == len(labels) else None)
+
+    @property
+    def samples(self) -> int:
+        """Their number."""
+        return self.source.samples
+
+    def labelled(self, task: Task) -> Examples | None:
+        """Those that have a label; None if none has."""
+        if self.labels is None:
+            return None
+        known = task.labelled(self.labels)
+        if bool(known.all()):
+            return self
+        ids = known.nonzero().flatten()
+        return Examples(self.name, self.source.subset(ids), self.labels[ids]) if len(ids) else None
+
+    def few(self, count: int) -> Examples:
+        """The first samples."""
+        count = min(count, self.samples)
+        labels = None if self.labels is None else self.labels[:count]
+        return Examples(self.name, self.source.subset(torch.arange(count)), labels)
+
+    def inputs(self) -> Tensor | None:
+        """What a model is given of all samples, where that is one tensor; else None."""
+        parts = []
+        for batch in self.source.in_order():
+            raw = batch.inputs[0] if isinstance(batch.inputs, (tuple, list)) else batch.fields.get("input")
+            if not isinstance(raw, Tensor):
+                return None
+            parts.append(raw)
+        return torch.cat(parts)
+
+
+def _refuse_non_finite(name: str, batch: Batch) -> None:
+    for key, value in batch.fields.items():
+        if key == "label" or not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        bad = ~value.isfinite().reshape(value.shape[0], -1).all(1)
+        if bad.any():
+            raise InputError(
+                f"{name}: {key!r} is NaN or infinite in {told(batch['index'][bad])}. Repair or leave out these samples."
+            )
+
+
+def told(ids: Tensor) -> str:
+    """Ids of samples, the first few of them.
+
+    >>> told(torch.arange(7))
+    'samples 0, 1, 2, 3, 4, ... (7 in all)'
+    """
+    few = ", ".join(str(int(i)) for i in ids[:5])
+    return (
+        f"sample {few}" if len(ids) == 1 else f"samples {few}" + (f", ... ({len(ids)} in all)" if len(ids) > 5 else "")
+    )
+
+
+@torch.no_grad()
+def outputs(model: Any, examples: Examples, *, give: Call = call, device: torch.device | str = "cpu") -> Tensor:
+    """What a model gives for every sample, in order, in eval mode: ``[N, ...]`` on the CPU.
+
+    Raises: InputError if an output is NaN or infinite, naming the samples.
+    """
+    reader = Reader({"model": model}, (), call=give)
+    parts = [reader.read(batch.to(device), [_MODEL])[_MODEL].cpu() for batch in examples.source.in_order()]
+    whole = torch.cat(parts)
+    bad = whole.isnan().reshape(len(whole), -1).any(1)
+    if bad.any():
+        raise InputError(f"{examples.name}: the model's output is NaN for {told(bad.nonzero().flatten())}.")
+    return whole

@@ -1,0 +1,341 @@
+"""The whole job in one call: from a teacher and some data to a small model and an honest table.
+
+Stages, in order: train the teacher (if asked), make soft labels, and for each seed: the student alone, the distilled
+student, and the distilled student fine-tuned on hard labels. Then everything is evaluated, once, on the test data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from understudy import methods
+from understudy.accept import Condition, parse
+from understudy.callbacks import Bar
+from understudy.checkpoint import load_tensors, save_tensors
+from understudy.engine import Result, train
+from understudy.errors import InputError, choices
+from understudy.evaluate import FIGURES, Evidence, Trial, costs, decide, quality, rows, verdict
+from understudy.examples import Examples, outputs
+from understudy.measure import parameters
+from understudy.method import Method
+from understudy.optimize import Optim
+from understudy.outcome import Distilled
+from understudy.plan import Named, Plan
+from understudy.progress import cosine
+from understudy.state import digest, whole
+from understudy.tasks import TASKS, Task, infer
+from understudy.teachers.stored import Stored
+
+__all__ = ["distill"]
+
+Make = nn.Module | Callable[[], nn.Module]
+
+OPTIMIZER = Optim("AdamW", lr=3e-3, schedule=cosine(1, 0), warmup=0.05)
+BATCH_SIZE = 64
+FINE_TUNING = 0.1  # share of the distillation's steps, and of its learning rate
+
+
+def distill(
+    student: Make,
+    teacher: Any,
+    train: Any,
+    valid: Any,
+    *,
+    test: Any = None,
+    task: str | Task | None = None,
+    method: Named = "kd",
+    epochs: int = 20,
+    seeds: int = 3,
+    batch_size: int | None = None,
+    optimizer: Optim = OPTIMIZER,
+    teacher_epochs: int = 0,
+    teacher_data: Any = None,
+    fine_tune: bool = True,
+    accept: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    workers: int = 0,
+    progress: bool = True,
+    **options: Any,
+) -> Distilled:
+    """Do the whole job.
+
+    Args:
+        student: a module, from whose weights every seed starts; or a function that makes one, which each seed calls
+            anew, so that the intervals include the start. It is not changed.
+        teacher: a module or any callable from a batch's inputs to outputs. It is not changed, unless it is trained here.
+        train: tensors, arrays, a Dataset or a DataLoader; labels may be missing (-100, NaN, or none at all).
+        valid: labelled; weights are chosen on it.
+        test: labelled; touched once, at the end. Without it the table is made on ``valid``, and says so.
+        task: "classification", "multi-label", "regression" or a Task; inferred from outputs and labels if not given.
+        method: a name of :mod:`understudy.methods`, or a function of (student, teacher) that returns a Method.
+        epochs: passes of the distilled student over ``train``. The student alone gets as many optimizer steps.
+        seeds: how many students of each kind.
+        batch_size: samples of a step; a DataLoader's own by default, else 64.
+        optimizer: for every stage; fine-tuning takes a tenth of its learning rate, and of the steps.
+        teacher_epochs: train the teacher first, for so long, on ``teacher_data``, or else on ``train``.
+        teacher_data: labelled data of the teacher's own.
+        fine_tune: whether to fine-tune on the hard labels after distilling.
+        accept: conditions on the kept student, such as ``{"accuracy": ">= 0.97 * teacher"}``; see :mod:`understudy.accept`.
+        classes: names of the classes, for the page and the export.
+        folder: where everything is kept; None keeps nothing on the disk.
+        resume: go on with the folder's job, if it has one, stage by stage and step by step.
+        device: where to train; the GPU if there is one.
+        workers: processes that load data.
+        progress: show progress bars.
+        **options: of the method: ``temperature=4``, ``alpha=0.9``, ...
+
+    Returns: the student that is kept, the table, and whether it was accepted.
+    Raises: InputError before any training for what cannot work; what :func:`understudy.train` raises.
+    """
+    plan = Plan(
+        method=method,
+        epochs=epochs,
+        seeds=seeds,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        teacher_epochs=teacher_epochs,
+        fine_tune=fine_tune,
+        folder=None if folder is None else Path(folder),
+        resume=resume,
+        device=device,
+        workers=workers,
+        progress=progress,
+        options=options,
+        known=inspect.signature(distill).parameters,
+    )
+    given = {"train": train, "valid": valid, "test": test, "teacher_data": teacher_data}
+    data = {name: Examples.read(part, name) for name, part in given.items() if part is not None}
+    with plan.locked():
+        job = Job(plan, student, teacher, data, task)
+        conditions = parse(accept, [*job.task.figures, *FIGURES])
+        return job.conclude(job.run(), conditions, classes)
+
+
+class Job:
+    """One call of :func:`distill`: its stages, and what they have come to.
+
+    Attributes:
+        seconds: of each stage, a value for each seed.
+    """
+
+    def __init__(
+        self, plan: Plan, student: Make, teacher: Any, data: Mapping[str, Examples], task: str | Task | None
+    ) -> None:
+        self.plan, self.make, self.teacher, self.data = plan, student, teacher, data
+        self.seconds: dict[str, list[float]] = {}
+        self.batch_size = plan.batch_size or data["train"].source.batch_size or BATCH_SIZE
+        self.task = self._task(task)
+        self.hard = data["train"].labelled(self.task)
+        self._check()
+
+    def fresh(self, seed: int) -> nn.Module:
+        """A student at its start: made anew, or a copy of the one that was given."""
+        if isinstance(self.make, nn.Module):
+            return copy.deepcopy(self.make)
+        torch.manual_seed(seed)
+        made = self.make()
+        if not isinstance(made, nn.Module):
+            raise InputError(f"student: the function gave a {type(made).__name__}; it must make an nn.Module.")
+        return made
+
+    # -- before anything is trained ------------------------------------------------------------------------------------
+
+    def _task(self, task: str | Task | None) -> Task:
+        if isinstance(task, Task):
+            return task
+        if task is None:
+            few = self.data["valid"].few(8)
+            return infer(outputs(self.fresh(0), few, give=self.plan.call), self.data["valid"].labels)
+        if task not in TASKS:
+            raise InputError(f"distill: there is no task {task!r}. {choices(task, TASKS)}")
+        return TASKS[task]
+
+    def _check(self) -> None:
+        """Refuse what cannot work."""
+        if not callable(self.teacher):
+            raise InputError(f"teacher: a {type(self.teacher).__name__} cannot be called. Give a module or a function.")
+        few = self.data["train"].few(4)
+        student, teacher = (outputs(m, few, give=self.plan.call).shape[1:] for m in (self.fresh(0), self.teacher))
+        if student != teacher:
+            raise InputError(
+                f"distill: for one sample the student gives {list(student)} and the teacher {list(teacher)}. "
+                "Both must score the same classes: give the student's last layer the teacher's size."
+            )
+        for name in ("valid", "test"):
+            if name in self.data and self.data[name].labelled(self.task) is None:
+                raise InputError(
+                    f"{name}: has no label, but is there to be compared with. Put labelled samples aside for it."
+                )
+        for name, examples in self.data.items():
+            self._check_labels(name, examples, student)
+        self._check_sizes()
+
+    def _check_labels(self, name: str, examples: Examples, shape: torch.Size) -> None:
+        if examples.labels is None:
+            return
+        try:
+            self.task.metrics(torch.zeros(examples.samples, *shape), examples.labels)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+
+    def _check_sizes(self) -> None:
+        if not isinstance(self.teacher, nn.Module):
+            return
+        student, teacher = parameters(self.fresh(0)), parameters(self.teacher)
+        if student > 2 * teacher:
+            raise InputError(
+                f"distill: the student has {student:,} parameters and the teacher {teacher:,}. "
+                "The student comes first: distill(student, teacher, ...). Were the two swapped?"
+            )
+
+    def _check_teacher(self) -> None:
+        valid = self.data["valid"]
+        assert valid.labels is not None  # checked above
+        figure = self.task.metrics(outputs(self.teacher, valid, give=self.plan.call), valid.labels)[self.task.metric]
+        chance = self.task.chance(valid.labels)
+        if not self.task.better(figure, chance):
+            raise InputError(
+                f"teacher: its {self.task.metric} on valid is {figure:.3f}; the best constant answer has {chance:.3f}. "
+                "Is it trained (teacher_epochs=), are its classes in the data's order, and is its preprocessing the data's?"
+            )
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def conclude(
+        self, trials: Sequence[Trial], conditions: Sequence[Condition], classes: Sequence[str] | None
+    ) -> Distilled:
+        """Measure everything once, and keep the student of the best seed by validation."""
+        measured_on = "test" if "test" in self.data else "valid"
+        evidence = Evidence(self.task, self.data[measured_on], self.teacher, trials, self.seconds, self.plan.call)
+        told = quality(evidence)
+        table = rows(evidence, told, costs(evidence))
+        accepted, reasons = decide(conditions, table)
+        best = max(trials, key=lambda t: t.valid(t.chosen, self.task) * (1 if self.task.best_is == "max" else -1))
+        if self.plan.folder is not None:
+            save_tensors(self.plan.folder / "student.safetensors", whole(best.students["kept"]))
+        return Distilled(
+            student=best.students["kept"],
+            teacher=self.teacher,
+            task=self.task,
+            rows=table,
+            verdict=verdict(evidence, told),
+            accepted=accepted,
+            reasons=reasons,
+            path=self.plan.folder,
+            measured_on=measured_on,
+            classes=classes,
+            recipe=self.plan.told(self.task, self.batch_size),
+            evidence=evidence,
+        )
+
+    # -- stages --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> list[Trial]:
+        """All stages; what each seed came to."""
+        if self.plan.teacher_epochs:
+            self._teach()
+        self._check_teacher()
+        teacher = self._soften()
+        return [self._trial(seed, teacher) for seed in range(self.plan.seeds)]
+
+    def _teach(self) -> None:
+        data = self.data.get("teacher_data", self.data["train"]).labelled(self.task)
+        if data is None or not isinstance(self.teacher, nn.Module):
+            raise InputError(
+                "teacher_epochs: to be trained, the teacher must be an nn.Module, and its data must have labels."
+            )
+        steps = self.plan.teacher_epochs * self._every(data)
+        self._train("teacher", "teacher", self._alone(self.teacher), data, steps, 0)
+        self.teacher.eval()
+
+    def _soften(self) -> Any:
+        """The teacher; or, where that cannot change, a table of what it says of every training sample."""
+        train = self.data["train"]
+        if self.plan.method != "kd" or not train.source.is_fixed():
+            return self.teacher
+        with self._clock("soft labels"):
+            file = None
+            if self.plan.folder is not None:
+                self.plan.folder.mkdir(parents=True, exist_ok=True)
+                file = self.plan.folder / f"soft-labels-{digest(self.teacher)[:16]}.safetensors"
+            if file is not None and file.exists() and self.plan.resume:
+                return Stored(load_tensors(file)["outputs"])
+            made = outputs(self.teacher, train, give=self.plan.call)
+            if file is not None:
+                save_tensors(file, {"outputs": made})
+        return Stored(made)
+
+    def _trial(self, seed: int, teacher: Any) -> Trial:
+        trial = Trial(seed)
+        steps = self.plan.epochs * self._every(self.data["train"])
+        mark = f"({seed + 1}/{self.plan.seeds})"
+        if self.hard is not None:
+            alone = self.fresh(seed)
+            result = self._train("alone", f"student alone {mark}", self._alone(alone), self.hard, steps, seed)
+            trial.add("alone", alone, result)
+        student = self.fresh(seed)
+        method = self._method(student, teacher)
+        trial.add(
+            "distilled", student, self._train("distilled", f"distil {mark}", method, self.data["train"], steps, seed)
+        )
+        if self.hard is not None and self.plan.fine_tune:
+            tuned = copy.deepcopy(student)
+            fewer = max(1, round(steps * FINE_TUNING))
+            method = self._alone(tuned)
+            result = self._train("fine-tuned", f"fine-tune {mark}", method, self.hard, fewer, seed, lr=FINE_TUNING)
+            trial.add("fine-tuned", tuned, result)
+        trial.keep(self.task)
+        return trial
+
+    def _alone(self, model: nn.Module) -> Method:
+        return methods.alone(model, task=self.task, call=self.plan.call)
+
+    def _method(self, student: nn.Module, teacher: Any) -> Method:
+        if not isinstance(self.plan.method, str):
+            return self.plan.method(student, teacher)
+        options = dict(self.plan.options)
+        if self.plan.method == "kd" and self.hard is None:
+            options.setdefault("alpha", 1.0)  # no hard label anywhere
+        make = getattr(methods, self.plan.method)
+        models = (student,) if self.plan.method == "alone" else (student, teacher)
+        made: Method = make(*models, task=self.task, **options)
+        return made
+
+    def _every(self, data: Examples) -> int:
+        return -(-data.samples // self.batch_size)
+
+    def _train(
+        self, stage: str, title: str, method: Method, data: Examples, steps: int, seed: int, lr: float = 1.0
+    ) -> Result:
+        folder = None if self.plan.folder is None else self.plan.folder / stage / f"seed-{seed}"
+        valid, task = self.data["valid"], self.task
+        every = max(1, min(self._every(self.data["train"]), steps // 10))
+        settings = self.plan.settings(steps, self.batch_size, every, seed, task, lr)
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            assert valid.labels is not None  # checked before the first stage
+            return task.metrics(outputs(model, valid, give=self.plan.call, device=settings.on()), valid.labels)
+
+        bars = [Bar(title)] if self.plan.progress else []
+        with self._clock(stage):
+            return train(
+                method, data.source, settings, validate=validate, folder=folder, resume=self.plan.resume, callbacks=bars
+            )
+
+    @contextlib.contextmanager
+    def _clock(self, stage: str) -> Iterator[None]:
+        began = perf_counter()
+        yield
+        self.seconds.setdefault(stage, []).append(perf_counter() - began)

@@ -1,0 +1,335 @@
+"""The whole job, on small data."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import understudy as us
+from understudy import evaluate as evaluate_module
+from understudy import job as job_module
+from understudy.checkpoint import load_tensors
+from understudy.errors import InputError
+from understudy.folder import Lock
+from understudy.outcome import Distilled
+from understudy.teachers import Stored
+
+Split = tuple[Tensor, Tensor]
+
+
+def blobs(samples: int, seed: int) -> Split:
+    """Three classes on a ring, so that a linear student cannot do all that the teacher can."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(samples, 2, generator=generator)
+    angle = torch.atan2(inputs[:, 1], inputs[:, 0])
+    return inputs, ((angle + torch.pi) / (2 * torch.pi) * 6).long().clamp(max=5) % 3
+
+
+def mlp(width: int, outputs: int = 3) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs))
+
+
+@pytest.fixture(scope="module")
+def teacher() -> nn.Module:
+    torch.manual_seed(0)
+    model = mlp(64)
+    optimizer = us.Optim("AdamW", lr=1e-2)
+    us.train(us.methods.alone(model), blobs(600, 0), us.Settings(epochs=30, batch_size=64, optimizer=optimizer))
+    return model.eval()
+
+
+def run(teacher: Any, train: Any = None, student: Any = None, **options: Any) -> Distilled:
+    options = {"test": blobs(200, 2), "epochs": 4, "seeds": 1, "progress": False, "device": "cpu", **options}
+    return us.distill(student or (lambda: mlp(8)), teacher, train or blobs(300, 1), blobs(150, 3), **options)
+
+
+@pytest.fixture(autouse=True)
+def _no_export_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a second; the module's `result`, which is made before, has it."""
+    monkeypatch.setattr(evaluate_module, "to_onnx", lambda *args: None)
+    monkeypatch.setattr(evaluate_module, "peak_memory", lambda *args: {"peak_memory_mb": 1.0})
+
+
+@pytest.fixture(scope="module")
+def result(teacher: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Distilled:
+    folder = tmp_path_factory.mktemp("job") / "run"
+    accept = {"accuracy": ">= 0.1 * teacher", "size_mb": "<= 0.00001"}
+    return run(teacher, seeds=3, folder=folder, accept=accept, classes=["red", "green", "blue"], temperature=2)
+
+
+def test_the_table_has_a_row_for_each_stage_with_units_in_the_keys(result: Distilled) -> None:
+    assert [row["model"] for row in result.rows] == ["teacher", "student alone", "distilled", "+ fine-tuned", "kept"]
+    student = result.rows[2]
+    for key in (
+        "accuracy",
+        "accuracy_ci95",
+        "loss_nats",
+        "divergence",
+        "agreement",
+        "parameters",
+        "size_mb",
+        "seconds",
+    ):
+        assert isinstance(student[key], (int, float)), key
+    assert student["latency_ms_p50"] <= student["latency_ms_p99"]
+    assert student["parameters"] == 123
+    assert result.rows[0]["accuracy_ci95"] is None  # one model
+
+
+def test_the_figures_are_those_of_the_test_data(result: Distilled, teacher: nn.Module) -> None:
+    inputs, labels = blobs(200, 2)
+    with torch.no_grad():
+        expected = (teacher(inputs).argmax(-1) == labels).double().mean()
+        agreement = [
+            (t.students["kept"](inputs).argmax(-1) == teacher(inputs).argmax(-1)).double().mean()
+            for t in result.evidence.trials
+        ]
+    assert result.rows[0]["accuracy"] == pytest.approx(float(expected))
+    assert result.rows[-1]["agreement"] == pytest.approx(float(torch.stack(agreement).mean()))
+
+
+def test_alone_and_distilled_have_the_same_steps(result: Distilled) -> None:
+    steps = {row["model"]: row.get("steps") for row in result.rows}
+    assert steps["student alone"] == steps["distilled"] == 4 * 5
+    assert steps["+ fine-tuned"] == 2
+
+
+def test_the_printed_table_fits_eighty_columns_and_cuts_nothing(result: Distilled) -> None:
+    text = str(result)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "± 95 % t-interval" in text
+    assert "peak MB" in text
+
+
+def test_what_is_accepted_and_why_is_said(result: Distilled) -> None:
+    assert result.accepted is False
+    assert "accuracy" in result.reasons[0]
+    assert result.reasons[0].endswith(": met")
+    assert result.reasons[1].endswith(": not met")
+    assert "Not accepted." in str(result)
+
+
+def test_conditions_that_are_all_met_are_accepted_and_none_is_none(teacher: nn.Module) -> None:
+    assert run(teacher, accept={"accuracy": ">= 0.1"}, epochs=1).accepted is True
+    assert run(teacher, epochs=1).accepted is None
+
+
+def test_the_folder_holds_the_student_that_is_returned(result: Distilled) -> None:
+    assert result.path is not None
+    written = load_tensors(result.path / "student.safetensors")
+    assert all(torch.equal(written[k], v) for k, v in result.student.state_dict().items())
+    assert not result.student.training
+
+
+def test_the_page_is_written(result: Distilled, tmp_path: Path) -> None:
+    html = result.report(tmp_path / "new" / "page.html").read_text()
+    for words in ("student alone", "red", "kept", "Calibration", "Soft labels"):
+        assert words in html
+
+
+def test_an_export_does_what_the_student_does(result: Distilled, tmp_path: Path) -> None:
+    told = result.export(tmp_path / "student.onnx")
+    with torch.no_grad():
+        expected = (result.student(blobs(200, 2)[0]).argmax(-1) == blobs(200, 2)[1]).double().mean()
+    assert told["agreement"] == 1.0
+    assert told["accuracy"] == pytest.approx(float(expected))
+    result.export(tmp_path / "deploy")
+    assert sorted(p.name for p in (tmp_path / "deploy").iterdir()) == ["model.onnx", "predict.py", "preprocessing.json"]
+
+
+def test_the_given_student_and_teacher_are_not_changed(teacher: nn.Module) -> None:
+    student = mlp(8).train()
+    before = copy.deepcopy((student.state_dict(), teacher.state_dict()))
+    run(teacher, student=student, epochs=1)
+    after = (student.state_dict(), teacher.state_dict())
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(before, after, strict=True) for k in a)
+    assert student.training
+
+
+def test_the_test_data_is_used_once_and_only_at_the_end(teacher: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    real = job_module.outputs
+
+    def before(model: Any, examples: Any, **options: Any) -> Tensor:
+        used.append(examples.name)
+        return real(model, examples, **options)
+
+    monkeypatch.setattr(job_module, "outputs", before)
+    run(teacher, epochs=1)
+    assert set(used) == {"train", "valid"}
+
+
+def test_without_any_label_in_train_there_is_no_student_alone_and_only_soft_labels_count(teacher: nn.Module) -> None:
+    inputs, _ = blobs(300, 1)
+    result = run(teacher, (inputs,), epochs=2)
+    assert [row["model"] for row in result.rows] == ["teacher", "distilled", "kept"]
+    assert "gap_closed" not in result.rows[1]
+    assert "teacher" in str(result)
+
+
+def test_unlabelled_samples_are_for_the_distilled_student_alone(
+    teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, labels = blobs(300, 1)
+    labels[50:] = -100
+    sizes: dict[str, int] = {}
+    real = job_module.train
+
+    def watch(method: Any, data: Any, settings: Any, **options: Any) -> Any:
+        sizes[method.names[-1]] = data.samples
+        return real(method, data, settings, **options)
+
+    monkeypatch.setattr(job_module, "train", watch)
+    run(teacher, (inputs, labels), epochs=1)
+    assert sizes == {"cross_entropy(student, batch.label)": 50, "kl(student, teacher)": 300}
+
+
+def test_with_shuffled_soft_labels_the_gain_vanishes_and_the_verdict_says_so(
+    teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, labels = blobs(400, 1)
+    labels[30:] = -100
+    options = {"seeds": 3, "epochs": 15, "temperature": 2, "alpha": 1.0, "fine_tune": False, "batch_size": 32}
+    options |= {"student": lambda: mlp(48), "optimizer": us.Optim("AdamW", lr=1e-2)}
+    good = run(teacher, (inputs, labels), **options)
+    assert "Distillation helped" in good.verdict[0]
+
+    def shuffled(table: Tensor) -> Stored:
+        return Stored(table[torch.randperm(len(table), generator=torch.Generator().manual_seed(0))])
+
+    monkeypatch.setattr(job_module, "Stored", shuffled)
+    bad = run(teacher, (inputs, labels), **options)
+    assert "helped" not in bad.verdict[0]
+    assert bad.rows[2]["accuracy"] < good.rows[2]["accuracy"] - 0.1
+
+
+def test_a_job_that_is_broken_off_ends_as_one_that_was_not(
+    teacher: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(teacher, folder=tmp_path / "whole", seeds=2, epochs=2)
+    calls = 0
+    real = job_module.train
+
+    def dying(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(job_module, "train", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(teacher, folder=tmp_path / "broken", seeds=2, epochs=2)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="already holds a run"):
+        run(teacher, folder=tmp_path / "broken", seeds=2, epochs=2)
+    again = run(teacher, folder=tmp_path / "broken", seeds=2, epochs=2, resume=True)
+    for a, b in zip(whole.rows, again.rows, strict=True):
+        same = [k for k in a if not k.startswith(("seconds", "latency", "peak_memory"))]
+        assert {k: a[k] for k in same} == {k: b[k] for k in same}
+
+
+def test_regression_and_multi_label_are_inferred(teacher: nn.Module) -> None:
+    inputs = torch.randn(200, 2, generator=torch.Generator().manual_seed(5))
+    values = (inputs[:, :1] * 2 - inputs[:, 1:]).contiguous()
+    big, options = mlp(32, 1), {"test": None, "epochs": 2, "seeds": 1, "progress": False, "teacher_epochs": 10}
+    result = us.distill(lambda: mlp(4, 1), big, (inputs, values), (inputs[:80], values[:80]), **options)
+    assert (result.task.name, result.measured_on) == ("regression", "valid")
+    assert result.rows[0]["r2"] > 0.2
+
+    answers = torch.stack([inputs[:, 0] > 0, inputs[:, 1] > 0], 1)
+    result = us.distill(lambda: mlp(4, 2), mlp(32, 2), (inputs, answers), (inputs[:80], answers[:80]), **options)
+    assert result.task.name == "multi-label"
+    assert "f1_macro" in result.rows[0]
+
+
+def test_another_method_and_a_function_of_ones_own_can_be_used(teacher: nn.Module) -> None:
+    linear = us.projectors.Linear
+    result = run(
+        teacher, epochs=1, method="fitnets", student_layer="0", teacher_layer="0", project=linear(), weight=1.0
+    )
+    assert result.recipe["method"] == "fitnets"
+    own = run(teacher, epochs=1, method=lambda s, t: us.methods.kd(s, t, temperature=1, alpha=0.5))
+    assert own.rows[2]["steps"] == 5
+
+
+class Wide(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 7)
+
+
+def bad_label() -> Split:
+    inputs, labels = blobs(50, 1)
+    labels[7] = 9
+    return inputs, labels
+
+
+def with_nan() -> Split:
+    inputs, labels = blobs(50, 1)
+    inputs[4, 0] = float("nan")
+    return inputs, labels
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"teacher": Wide()}, r"student gives \[3\] and the teacher \[7\]"),
+        ({"teacher": mlp(64)}, "no better|best constant answer"),
+        ({"teacher": lambda x: torch.full((len(x), 3), float("nan"))}, "NaN for samples 0, 1"),
+        ({"teacher": 3}, "cannot be called"),
+        ({"student": lambda: mlp(300)}, "Were the two swapped"),
+        ({"student": lambda: 3}, "must make an nn.Module"),
+        ({"train": bad_label()}, "train: .*label 9"),
+        ({"train": with_nan()}, "train: 'input' is NaN or infinite in sample 4"),
+        ({"train": (torch.zeros(0, 2), torch.zeros(0).long())}, "train: has no sample"),
+        ({"train": iter([torch.zeros(2)])}, "cannot be read twice"),
+        ({"test": (blobs(20, 0)[0],)}, "test: has no label"),
+        ({"task": "clasification"}, "Did you mean 'classification'"),
+        ({"method": "kdd"}, "Did you mean 'kd'"),
+        ({"temprature": 3}, "Did you mean 'temperature'"),
+        ({"epochs": 0, "seeds": -1}, "(?s)epochs=0.*seeds=-1"),
+        ({"accept": {"acuracy": ">= 1"}}, "Did you mean 'accuracy'"),
+        ({"teacher_epochs": 1, "train": (blobs(20, 0)[0],)}, "its data must have labels"),
+    ],
+)
+def test_bad_input_is_refused_before_training(
+    change: dict[str, Any], words: str, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any, **options: Any) -> None:
+        raise AssertionError("a stage was trained")
+
+    monkeypatch.setattr(job_module, "train", never)
+    with pytest.raises(InputError, match=words):
+        run(**{"teacher": teacher, **change})
+
+
+def test_a_teacher_that_answers_at_random_is_refused(teacher: nn.Module) -> None:
+    wrong = nn.Sequential(teacher, nn.Linear(3, 3, bias=False))
+    with torch.no_grad():
+        wrong[1].weight.copy_(torch.eye(3).roll(1, 0))  # the classes in another order
+    with pytest.raises(InputError, match="are its classes in the data's order"):
+        run(wrong)
+
+
+def test_a_folder_in_use_is_refused(teacher: nn.Module, tmp_path: Path) -> None:
+    lock = Lock(tmp_path)
+    lock.take()
+    try:
+        with pytest.raises(InputError, match="is in use by process"):
+            run(teacher, folder=tmp_path)
+    finally:
+        lock.release()
+
+
+def test_what_could_not_be_measured_is_none(teacher: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise InputError("no such operator")
+
+    monkeypatch.setattr(evaluate_module, "to_onnx", refuse)
+    result = run(teacher, epochs=1, accept={"peak_memory_mb": "<= 1e9"})
+    assert result.rows[-1]["peak_memory_mb"] is None
+    assert result.accepted is False
