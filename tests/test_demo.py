@@ -9,65 +9,66 @@ from understudy import demo
 from understudy.__main__ import main
 from understudy.checkpoint import load_tensors
 from understudy.data.digits import digits
+from understudy.errors import InputError
 from understudy.measure import accuracy
+from understudy.outcome import Distilled
 from understudy.zoo import CNN
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[demo.Outcome, Path, str]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Distilled, Path, str]:
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("demo")
     screen = io.StringIO()
-    return demo.run((0, 1, 2), out=out, console=Console(width=80, file=screen)), out, screen.getvalue()
+    return demo.run(3, out=out, console=Console(width=80, file=screen), epochs=20), out, screen.getvalue()
 
 
-def test_the_distilled_student_beats_the_student_alone_for_every_seed(outcome: tuple[demo.Outcome, Path, str]) -> None:
-    figures = outcome[0].figures
-    assert all(d > a + 0.02 for d, a in zip(figures["distilled"], figures["alone"], strict=True))
-    assert min(figures["teacher"]) > 0.98
+def test_the_distilled_student_beats_the_student_alone_for_every_seed(done: tuple[Distilled, Path, str]) -> None:
+    inputs, labels = digits().test
+    for trial in done[0].evidence.trials:
+        alone, distilled = (accuracy(trial.students[stage], inputs, labels) for stage in ("alone", "distilled"))
+        assert distilled > alone + 0.02
+    assert done[0].rows[0]["accuracy"] > 0.97
 
 
-def test_the_written_student_is_the_one_that_is_kept(outcome: tuple[demo.Outcome, Path, str]) -> None:
-    result, out, _ = outcome
+def test_the_written_student_is_the_one_that_is_kept(done: tuple[Distilled, Path, str]) -> None:
+    result, out, _ = done
     student = CNN(8)
-    student.load_state_dict(load_tensors(out / "student.safetensors"))
+    student.load_state_dict(load_tensors(out / "run" / "student.safetensors"))
     assert accuracy(student, *digits().test) == accuracy(result.student, *digits().test)
-    assert accuracy(student, *digits().test) in result.figures["kept"]
 
 
-def test_the_table_fits_eighty_columns_and_cuts_nothing(outcome: tuple[demo.Outcome, Path, str]) -> None:
-    text = outcome[2]
+def test_the_screen_fits_eighty_columns_and_names_every_step_and_file(done: tuple[Distilled, Path, str]) -> None:
+    _, out, text = done
     assert "…" not in text
-    for word in (
-        "student alone",
-        "distilled",
-        "+ fine-tuned",
-        "kept",
-        "gap",
-        "parameters",
+    for words in (
+        "teacher",
+        "soft labels",
+        "student alone (3/3)",
+        "distil (3/3)",
+        "fine-tune (3/3)",
         "56,554",
         "3,778",
-        "MB",
-        "seconds",
     ):
-        assert word in text
+        assert words in text
+    for file in ("report.html", "run/student.safetensors", "deploy"):
+        assert str(out / file) in text
+        assert (out / file).exists()
 
 
-def test_alone_and_distilled_have_the_same_steps(outcome: tuple[demo.Outcome, Path, str]) -> None:
-    steps = {row["model"]: row["steps"] for row in outcome[0].rows}
-    assert steps["student alone"] == steps["distilled"]
+def test_a_folder_of_the_users_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="no demo made"):
+        demo.run(1, out=tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_the_verdict_says_hurt_where_it_hurts_and_nothing_where_it_is_noise() -> None:
-    assert "hurt" in demo._compare("Tuning", "before", [0.90, 0.91, 0.90], [0.95, 0.96, 0.95])
-    assert "helped" in demo._compare("Tuning", "before", [0.95, 0.96, 0.95], [0.90, 0.91, 0.90])
-    assert "no clear difference" in demo._compare("Tuning", "before", [0.95, 0.89, 0.93], [0.90, 0.95, 0.92])
-    assert "no interval" in demo._compare("Tuning", "before", [0.95], [0.90])
-
-
-def test_the_verdict_says_when_there_is_no_gap() -> None:
-    figures = {k: [0.9, 0.91, 0.9] for k in ("teacher", "alone", "distilled", "fine-tuned", "kept")}
-    assert "no gap" in demo._verdict(figures, ["distilled"] * 3)[-1]
+def test_an_error_is_a_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("understudy: ")
+    assert "Traceback" not in told
 
 
 def test_the_parts_of_the_digits_share_no_image() -> None:

@@ -94,7 +94,8 @@ class Bar(Callback):
         """Keep what is worth showing."""
         kind = "valid" if "valid" in record else "loss"
         if kind == "valid" or not self.note.startswith("valid"):
-            self.note = "  ".join(f"{kind} {k} {v:.3f}" for k, v in record.get(kind, {}).items())
+            first = next(iter(record.get(kind, {}).items()), None)
+            self.note = "" if first is None else f"{kind} {first[0]} {first[1]:.3f}"
 
     def finished(self) -> None:
         """Leave the full bar on the screen, or say in one line that it is done."""

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from understudy import methods
@@ -67,6 +68,7 @@ def distill(
     device: str | None = None,
     workers: int = 0,
     progress: bool = True,
+    console: Any = None,
     **options: Any,
 ) -> Distilled:
     """Do the whole job.
@@ -94,6 +96,7 @@ def distill(
         device: where to train; the GPU if there is one.
         workers: processes that load data.
         progress: show progress bars.
+        console: the rich console to show them on.
         **options: of the method: ``temperature=4``, ``alpha=0.9``, ...
 
     Returns: the student that is kept, the table, and whether it was accepted.
@@ -112,6 +115,7 @@ def distill(
         device=device,
         workers=workers,
         progress=progress,
+        console=console,
         options=options,
         known=inspect.signature(distill).parameters,
     )
@@ -273,6 +277,10 @@ class Job:
             if file is not None and file.exists() and self.plan.resume:
                 return Stored(load_tensors(file)["outputs"])
             made = outputs(self.teacher, train, give=self.plan.call)
+            if self.plan.progress:
+                (self.plan.console or Console()).print(
+                    f"soft labels: {len(made)} samples, once for all seeds", highlight=False
+                )
             if file is not None:
                 save_tensors(file, {"outputs": made})
         return Stored(made)
@@ -328,7 +336,7 @@ class Job:
             assert valid.labels is not None  # checked before the first stage
             return task.metrics(outputs(model, valid, give=self.plan.call, device=settings.on()), valid.labels)
 
-        bars = [Bar(title)] if self.plan.progress else []
+        bars = [Bar(title, self.plan.console)] if self.plan.progress else []
         with self._clock(stage):
             return train(
                 method, data.source, settings, validate=validate, folder=folder, resume=self.plan.resume, callbacks=bars

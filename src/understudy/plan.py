@@ -40,6 +40,7 @@ class Plan:
     device: str | None
     workers: int
     progress: bool
+    console: Any
     options: Mapping[str, Any]
     known: Collection[str]  # the names of distill's own arguments, to say what was meant by a wrong one
 
