@@ -11,7 +11,7 @@ ROOT = Path(understudy.__file__).parent
 LEAVES = ("data", "zoo", "tasks", "measure", "export", "report", "accept", "testing")
 GROUND = ("errors", "losses", "progress", "projectors")
 ENGINE = (
-    "parallel", "optimize", "settings", "source", "feed", "folder", "checkpoint", "environment", "signals", "callbacks", "play", "state",
+    "parallel", "optimize", "settings", "source", "pool", "feed", "folder", "checkpoint", "environment", "signals", "callbacks", "play", "state",
     "validation", "engine",
 )  # fmt: skip
 ORDER = (
