@@ -62,7 +62,9 @@ class Source:
         """Whether a sample is the same at every draw, as far as a few draws of a few samples can tell."""
         if isinstance(self.dataset, _Columns):
             return True
-        draws = [list(tensors(self.fetch([(epoch, i) for i in range(min(8, self.samples))], 0))) for epoch in range(3)]
+        # From the first to the last: a data set may be put together from several, of which one is random.
+        few = torch.linspace(0, self.samples - 1, min(8, self.samples), dtype=torch.float64).long().tolist()
+        draws = [list(tensors(self.fetch([(epoch, i) for i in few], 0))) for epoch in range(3)]
         return all(torch.equal(a, b) for other in draws[1:] for a, b in zip(draws[0], other, strict=True))
 
 

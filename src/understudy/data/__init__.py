@@ -1,1 +1,8 @@
-"""Data sets, the order in which they are seen, and how they reach the engine."""
+"""Readers of what users have, data sets, and the order in which samples are seen."""
+
+from understudy.data.arrays import npz
+from understudy.data.hugging_face import HuggingFace, hugging_face
+from understudy.data.images import ImageFolder, image_folder
+from understudy.data.table import Table, csv_table
+
+__all__ = ["HuggingFace", "ImageFolder", "Table", "csv_table", "hugging_face", "image_folder", "npz"]
