@@ -151,16 +151,16 @@ def test_the_given_student_and_teacher_are_not_changed(teacher: nn.Module) -> No
 
 
 def test_the_test_data_is_used_once_and_only_at_the_end(teacher: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[str] = []
+    used: list[tuple[str, int]] = []
     real = job_module.outputs
 
     def before(model: Any, examples: Any, **options: Any) -> Tensor:
-        used.append(examples.name)
+        used.append((examples.name, examples.samples))
         return real(model, examples, **options)
 
     monkeypatch.setattr(job_module, "outputs", before)
     run(teacher, epochs=1)
-    assert set(used) == {"train", "valid"}
+    assert {name for name, samples in used if samples > 1} == {"train", "valid"}  # one sample, to see that it fits
 
 
 def test_without_any_label_in_train_there_is_no_student_alone_and_only_soft_labels_count(teacher: nn.Module) -> None:
@@ -225,7 +225,7 @@ def test_a_job_that_is_broken_off_ends_as_one_that_was_not(
     with pytest.raises(KeyboardInterrupt):
         run(teacher, folder=tmp_path / "broken", seeds=2, epochs=2)
     monkeypatch.undo()
-    with pytest.raises(InputError, match="already holds a run"):
+    with pytest.raises(InputError, match="already holds a job"):
         run(teacher, folder=tmp_path / "broken", seeds=2, epochs=2)
     again = run(teacher, folder=tmp_path / "broken", seeds=2, epochs=2, resume=True)
     for a, b in zip(whole.rows, again.rows, strict=True):
@@ -333,3 +333,133 @@ def test_what_could_not_be_measured_is_none(teacher: nn.Module, monkeypatch: pyt
     result = run(teacher, epochs=1, accept={"peak_memory_mb": "<= 1e9"})
     assert result.rows[-1]["peak_memory_mb"] is None
     assert result.accepted is False
+
+
+def test_a_teacher_that_gives_probabilities_is_refused(teacher: nn.Module) -> None:
+    with pytest.raises(InputError, match="Leave out its last Softmax"):
+        run(nn.Sequential(teacher, nn.Softmax(-1)))
+
+
+def test_a_teacher_in_training_mode_is_measured_in_eval_mode_and_not_changed() -> None:
+    torch.manual_seed(0)
+    normed = nn.Sequential(nn.Linear(2, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 3))
+    us.train(
+        us.methods.alone(normed), blobs(600, 0), us.Settings(epochs=20, batch_size=64, optimizer=us.Optim(lr=1e-2))
+    )
+    before = copy.deepcopy(normed.train().state_dict())
+    run(normed, epochs=1)
+    assert all(torch.equal(before[k], v) for k, v in normed.state_dict().items())
+    assert normed.training
+
+
+def test_a_student_made_by_a_function_leaves_the_users_random_numbers_alone(teacher: nn.Module) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    run(teacher, epochs=1)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"classes": ["a", "b"]}, "2 names for 3 outputs"),
+        ({"train": (blobs(60, 0)[0],), "accept": {"accuracy": ">= alone"}}, "there is none"),
+    ],
+)
+def test_wishes_that_can_never_come_true_are_refused_before_training(
+    change: dict[str, Any], words: str, teacher: nn.Module
+) -> None:
+    with pytest.raises(InputError, match=words):
+        run(teacher, **change)
+
+
+def test_a_few_seeds_are_not_taken_for_the_absence_of_a_gap(teacher: nn.Module) -> None:
+    told = {"teacher": {"accuracy": [0.93] * 2}, "alone": {"accuracy": [0.55, 0.63]}}
+    task = us.tasks.TASKS["classification"]
+    assert "cannot be told from 2 seeds" in evaluate_module._no_gap(task, told)
+    told["alone"]["accuracy"] = [0.95, 0.94]
+    assert "no gap to close" in evaluate_module._no_gap(task, told)
+
+
+def always(model: nn.Module) -> Any:
+    return lambda: model
+
+
+def shared_with(teacher: nn.Module) -> nn.Module:
+    assert isinstance(teacher, nn.Sequential)
+    return nn.Sequential(teacher[0], nn.ReLU(), nn.Linear(64, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda t: {"method": lambda s, t: us.methods.kd(t, s)}, "in this order"),
+        (lambda t: {"method": lambda s, t: None}, "returns a Method"),
+        (lambda t: {"method": lambda s: None}, "the method cannot be made"),
+        (lambda t: {"method": "fitnets"}, "student_layer"),
+        (lambda t: {"temperature": 0}, "temperature"),
+        (lambda t: {"alpha": 7}, "alpha"),
+        (lambda t: {"student": always(mlp(8))}, "same module at each call"),
+        (lambda t: {"student": lambda: shared_with(t)}, "shares weights with the teacher"),
+        (lambda t: {"student": nn.Linear}, "student: the function that makes it failed"),
+        (lambda t: {"student": None, "train": None}, "train is None"),
+        (lambda t: {"test": (torch.zeros(9, 5), torch.zeros(9).long())}, "cannot take a sample of test"),
+        (lambda t: {"train": (blobs(50, 0)[0].double(), blobs(50, 0)[1])}, "cannot take a sample of train .*float64"),
+        (lambda t: {"train": dict(zip(("input", "labels"), blobs(50, 0), strict=True))}, "Rename 'labels'"),
+        (lambda t: {"optimizer": "adam"}, "is not an Optim"),
+        (lambda t: {"batch_size": 0}, "batch_size=0"),
+        (lambda t: {"accept": "accuracy>=1"}, "no mapping"),
+        (lambda t: {"classes": "abc"}, "no list of names"),
+        (lambda t: {"folder": ""}, "folder of its own"),
+    ],
+)
+def test_more_bad_input_is_refused_before_training(
+    make: Any, words: str, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "train", None)  # a stage would fail with a TypeError
+    options = make(teacher)
+    student = options.pop("student", lambda: mlp(8))
+    train = options.pop("train", blobs(100, 1))
+    options = {"test": None, "seeds": 1, "epochs": 1, "progress": False, "device": "cpu", **options}
+    with pytest.raises(InputError, match=words):
+        us.distill(student, teacher, train, blobs(50, 3), **options)
+
+
+def test_a_job_is_not_gone_on_with_on_other_data(teacher: nn.Module, tmp_path: Path) -> None:
+    inputs, labels = blobs(100, 1)
+    run(teacher, (inputs, labels), folder=tmp_path / "run", epochs=1)
+    with pytest.raises(InputError, match="data 'train'"):
+        run(teacher, (inputs, labels.roll(1)), folder=tmp_path / "run", epochs=1, resume=True)
+    with pytest.raises(InputError, match="already holds a job"):
+        run(teacher, (inputs, labels), folder=tmp_path / "run", epochs=1)
+
+
+def test_a_folder_with_other_files_is_left_alone(teacher: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "student.safetensors").write_text("mine")
+    with pytest.raises(InputError, match="which no job made"):
+        run(teacher, folder=tmp_path, epochs=1)
+    assert (tmp_path / "student.safetensors").read_text() == "mine"
+
+
+def test_batch_norm_survives_a_last_batch_of_one(teacher: nn.Module) -> None:
+    def normed() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+    assert run(teacher, blobs(65, 1), student=normed, epochs=2).rows[2]["steps"] == 4
+
+
+def test_the_seconds_of_the_kept_student_are_those_of_all_that_went_into_it(result: Distilled) -> None:
+    trial = result.evidence.trials[0]
+    stages = {"distilled", trial.chosen}
+    assert evaluate_module._seconds(trial, "kept") == sum(trial.results[s].seconds for s in stages)
+    assert result.rows[-1]["seconds"] >= min(t.results["distilled"].seconds for t in result.evidence.trials)
+
+
+def test_a_page_and_an_export_go_only_where_their_names_say(result: Distilled, tmp_path: Path) -> None:
+    for bad in ("notes.txt", ""):
+        with pytest.raises(InputError, match=r"ends in \.html"):
+            result.report(tmp_path / bad)
+    with pytest.raises(InputError, match=r"ends in '\.pt'"):
+        result.export(tmp_path / "student.pt")
+    assert list(tmp_path.iterdir()) == []

@@ -130,7 +130,7 @@ def test_every_claim_about_two_ranks_holds(tmp_path: Path) -> None:
     failed = {f"rank {r}: {claim}": said for r in (0, 1) for claim, said in claims[r].items() if said != "held"}
     assert not failed, "\n".join(f"{claim}\n{said}" for claim, said in failed.items())
     assert list(claims[0]) == list(claims[1])
-    assert len(claims[0]) == 14
+    assert len(claims[0]) == 15
 
 
 # -- fully_shard -------------------------------------------------------------------------------------------------------

@@ -44,10 +44,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seeds(text: str) -> int:
-    seeds = int(text)
-    if not 1 <= seeds <= 100:
-        raise argparse.ArgumentTypeError(f"{seeds} is not allowed; 1 to 100")
-    return seeds
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; a whole number from 1 to 100")
+    return int(text)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -99,8 +99,8 @@ class Batch(Mapping[str, Any]):
         stacked = torch.stack([c.to(device) for c in counts])
         return dataclasses.replace(self, counts=stacked, totals=stacked)
 
-    def share(self, term: int) -> tuple[Tensor, Tensor]:
-        """How many elements a term counts here, and how many in the whole step."""
+    def share(self, term: int | slice) -> tuple[Tensor, Tensor]:
+        """How many elements a term counts here, and how many in the whole step; several terms by a slice."""
         if self.counts is None or self.totals is None:
             raise InputError("batch: is not counted yet. Call method.prepare(batch, progress) first.")
         return self.counts[term], self.totals[term]

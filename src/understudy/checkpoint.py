@@ -156,9 +156,10 @@ def sweep(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with _disk(path, len(text)):
+    data = text.encode()
+    with _disk(path, len(data)):
         try:
-            temporary.write_text(text)
+            temporary.write_bytes(data)
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)

@@ -15,17 +15,18 @@ from rich.console import Console
 from torch import Tensor
 
 from understudy.data.digits import digits
-from understudy.errors import InputError
+from understudy.errors import InputError, MachineError
 from understudy.job import distill
 from understudy.losses.response import UNLABELLED
 from understudy.outcome import Distilled
+from understudy.plan import FACTS
 from understudy.zoo import CNN
 
 __all__ = ["run"]
 
 LABELLED = 200
 EPOCHS, TEACHER_EPOCHS = 40, 30
-MARK = ".understudy-demo"  # in a folder that a demo made, and that the next one may replace
+OURS = {"run", "report.html", "deploy"}  # what a demo makes, and the next one may replace
 
 
 def run(
@@ -36,8 +37,8 @@ def run(
     Raises: InputError if ``out`` holds something else than an earlier demo.
     """
     console = console or Console()
-    _clear(out)
     data = digits()
+    _clear(out)
     images, labels = data.train
     console.print(
         f"[bold]understudy demo[/bold]: {len(images)} images of handwritten digits, {LABELLED} of them labelled\n"
@@ -80,9 +81,19 @@ def _hide(labels: Tensor) -> Tensor:
 
 
 def _clear(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        if not (out / MARK).exists():
-            raise InputError(f"{out}: holds files that no demo made. Choose another folder with --out.")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).touch()
+    """Make the folder, empty but for a demo's own files, which are deleted; refuse anything else in it."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file. Choose another folder with --out.")
+    found = {file.name for file in out.iterdir()} if out.exists() else set()
+    if found and (found - OURS or not (out / "run" / FACTS).exists()):
+        told = ", ".join(sorted(found - OURS or found)[:3])
+        raise InputError(f"{out}: holds {told}, which no demo made. Choose another folder with --out.")
+    for name in found:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"{out}: cannot be made: {error}. Choose another folder with --out.") from error

@@ -48,7 +48,7 @@ class Result:
         best: the record of the weights that were kept; None without validation.
         last: the record of the last weights; None without validation.
         stopped_early: whether patience ended it.
-        seconds: of training, validation and saving, over all sessions of the run.
+        seconds: of training, validation and saving, over all processes that took part, one after another.
     """
 
     steps: int
@@ -83,6 +83,10 @@ def train(
     Raises: InputError before the first step for what cannot work; NonFiniteError before the step that would have spoilt
         the weights; Interrupted after Ctrl-C or SIGTERM, once the step is done and saved; CorruptError, MachineError.
     """
+    if not isinstance(method, Method):
+        raise InputError(f"train: a {type(method).__name__} is no Method. Give us.methods.kd(...), or a Distillation.")
+    if not isinstance(settings, Settings):
+        raise InputError(f"train: a {type(settings).__name__} is no Settings. Give us.Settings(epochs=...).")
     device = settings.on()
     parallel.start(device)
     # Signals outermost: torchrun sends one when another rank has died, and this one may have to say so first.
@@ -139,12 +143,12 @@ class _Run:
         seed_all(self.settings.seed, "dry run")
         self.method.dry_run(self.feed.first().to(self.device))
         self.players = build_players(self.method, self.settings.optim_for, scaled=self.settings.precision == "fp16")
-        self.ema = None if self.settings.ema is None else Ema(self.method.student, self.settings.ema)
         state = None if found is None else thaw(*found)
         if self.folder is not None or parallel.ranks() > 1:
             self.identity = identity(self.method, self.settings.identity(), self.feed.samples)
             rhythm = pace(self.settings, self.folder, self.validation, state)
             level(self.method, {**self.identity, **rhythm}, self.device)
+        self.ema = None if self.settings.ema is None else Ema(self.method.student, self.settings.ema)
         if state is None:
             self.journal.open(0)
             self._validate()

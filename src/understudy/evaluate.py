@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,13 @@ from understudy.accept import Condition
 from understudy.batch import Call
 from understudy.engine import Result
 from understudy.errors import UnderstudyError
-from understudy.examples import Examples, outputs
+from understudy.examples import Examples, device_of, outputs
 from understudy.export import to_onnx
+from understudy.export.model import evaluating
 from understudy.measure import gap_closed, interval, latency, paired, parameters, peak_memory, size_mb
 from understudy.tasks import Task
 
-__all__ = ["FIGURES", "STAGES", "Evidence", "Trial", "costs", "decide", "quality", "rows", "verdict"]
+__all__ = ["FIGURES", "STAGES", "Evidence", "Trial", "best_trial", "costs", "decide", "quality", "rows", "verdict"]
 
 STAGES = {
     "teacher": "teacher",
@@ -127,7 +129,10 @@ def costs(evidence: Evidence) -> dict[str, dict[str, float | None]]:
 
 def _costs(model: Any, one: Examples, give: Call) -> dict[str, float | None]:
     (batch,) = one.source.in_order()
-    timed = latency(lambda: give(model, batch.inputs))
+    inputs = batch.to(device_of(model)).inputs
+    # A teacher that came in training mode would be timed in it, and its BatchNorm would follow the one sample.
+    with evaluating(model) if isinstance(model, nn.Module) else contextlib.nullcontext():
+        timed = latency(lambda: give(model, inputs))
     told: dict[str, float | None] = {k: v for k, v in timed.items() if k.startswith("latency")}
     if isinstance(model, nn.Module):
         told |= {"parameters": parameters(model), "size_mb": size_mb(model), "peak_memory_mb": _memory(model, one)}
@@ -175,7 +180,9 @@ def _share(task: Task, told: Figures, stage: str) -> float | None:
 
 def _training(evidence: Evidence, stage: str) -> dict[str, Any]:
     """Steps, seconds, and the validated figure at the best and at the last weights."""
-    seconds = evidence.seconds.get(stage)
+    seconds = (
+        [_seconds(trial, stage) for trial in evidence.trials] if stage != "teacher" else evidence.seconds.get(stage)
+    )
     told: dict[str, Any] = {"seconds": sum(seconds) / len(seconds) if seconds else None}
     results = [t.results[stage] for t in evidence.trials if stage in t.results]
     if not results:
@@ -188,13 +195,19 @@ def _training(evidence: Evidence, stage: str) -> dict[str, Any]:
     return told | {"steps": results[0].steps}
 
 
+def _seconds(trial: Trial, stage: str) -> float:
+    """Of training, over all processes that took part: for the kept student, of all that went into it."""
+    stages = [stage] if stage != "kept" else dict.fromkeys(("distilled", trial.chosen))
+    return sum(trial.results[s].seconds for s in stages)
+
+
 def verdict(evidence: Evidence, told: Figures) -> list[str]:
     """What the table says, in words: only what the intervals bear out."""
     task, lines = evidence.task, []
     if "alone" in told:
         lines.append(_compare(task, "Distillation", "the student alone", told["distilled"], told["alone"]))
         if _share(task, told, "kept") is None:
-            lines.append("The teacher is not clearly better than the student alone: there is no gap to close.")
+            lines.append(_no_gap(task, told))
     if "fine-tuned" in told:
         lines.append(
             _compare(task, "Fine-tuning on the hard labels", "distillation", told["fine-tuned"], told["distilled"])
@@ -202,7 +215,40 @@ def verdict(evidence: Evidence, told: Figures) -> list[str]:
     chosen = [t.chosen for t in evidence.trials]
     kinds = {kind: chosen.count(kind) for kind in ("distilled", "fine-tuned") if kind in evidence.stages}
     lines.append("Kept by validation: " + ", ".join(f"{kind} {n} of {len(chosen)}" for kind, n in kinds.items()) + ".")
+    lines += _unfinished(evidence)
+    best = best_trial(task, evidence.trials)
+    figure = told["kept"][task.metric][best]
+    lines.append(f"Handed on: the kept student of seed {best}, the best by validation ({task.metric} {figure:.3f}).")
     return lines
+
+
+def _unfinished(evidence: Evidence) -> list[str]:
+    """A hint, if the distilled students were still getting better when they stopped."""
+    results = [t.results["distilled"] for t in evidence.trials]
+    last = [r for r in results if r.best and r.best["step"] > 0.95 * r.steps]
+    if len(last) < len(results):
+        return []
+    return ["Every distilled student was best at its last validations: more epochs may do better."]
+
+
+def _no_gap(task: Task, told: Figures) -> str:
+    teacher, alone = interval(told["teacher"][task.metric][:1]), interval(told["alone"][task.metric])
+    if not task.better(teacher.mean, alone.mean):
+        return "The teacher is not better than the student alone: there is no gap to close."
+    seeds = len(alone.values)
+    return (
+        f"Whether the teacher ({task.metric} {teacher}) is better than the student alone ({alone}) cannot be told from "
+        f"{seeds} seed{'s' if seeds > 1 else ''}, so that there is no share of a gap either. More seeds would tell."
+    )
+
+
+def best_trial(task: Task, trials: Sequence[Trial]) -> int:
+    """The trial whose kept student is best by validation."""
+    best = 0
+    for i, trial in enumerate(trials):
+        if task.better(trial.valid(trial.chosen, task), trials[best].valid(trials[best].chosen, task)):
+            best = i
+    return best
 
 
 def _compare(
@@ -214,6 +260,8 @@ def _compare(
     change = f"{sign * test.difference.mean:+.3f}"
     if test.difference.half is None or test.p_value is None:
         return f"{what} changed {task.metric} by {change} against {than} (one seed: no interval)."
+    if test.difference.half == 0:
+        return f"{what} changed {task.metric} by {change} against {than}, the same in all {len(a)} seeds."
     spread = f"{task.metric} {change} ± {test.difference.half:.3f}, paired over {len(a)} seeds, p = {test.p_value:.2g}"
     words = {True: "helped against", False: "hurt against", None: "made no clear difference to"}[test.better]
     return f"{what} {words} {than} ({spread})."

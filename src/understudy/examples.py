@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from understudy.address import Address
-from understudy.batch import Batch, Call, call
-from understudy.errors import InputError
+from understudy.batch import Batch, Call, call, tensors
+from understudy.errors import InputError, UnderstudyError
 from understudy.reading import Reader
 from understudy.source import Source, source_of
 from understudy.tasks import Task
 
-__all__ = ["Examples", "outputs"]
+__all__ = ["Examples", "device_of", "outputs"]
 
 _MODEL = Address.parse("model")
 
@@ -28,11 +30,13 @@ class Examples:
         name: "train", "valid", ..., for errors.
         source: the samples.
         labels: of all samples ``[N]`` or ``[N, L]``; None where the data has none.
+        digest: of every tensor in it.
     """
 
     name: str
     source: Source
     labels: Tensor | None
+    digest: str = ""
 
     @classmethod
     def read(cls, data: Any, name: str) -> Examples:
@@ -47,12 +51,15 @@ class Examples:
             )
         if not source.samples:
             raise InputError(f"{name}: has no sample.")
-        labels = []
+        labels, sha = [], hashlib.sha256()
         for batch in source.in_order():
             _refuse_non_finite(name, batch)
-            labels.append(batch.fields.get("label"))
-        found = [label for label in labels if isinstance(label, Tensor)]
-        return cls(name, source, torch.cat(found) if len(found) == len(labels) else None)
+            labels.append(_label(name, batch))
+            for tensor in tensors(batch.fields):
+                sha.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+                sha.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        found = [label for label in labels if label is not None]
+        return cls(name, source, torch.cat(found) if len(found) == len(labels) else None, sha.hexdigest())
 
     @property
     def samples(self) -> int:
@@ -86,6 +93,16 @@ class Examples:
         return torch.cat(parts)
 
 
+def _label(name: str, batch: Batch) -> Tensor | None:
+    label = batch.fields.get("label")
+    if label is not None and not isinstance(label, Tensor):
+        raise InputError(f"{name}: its labels are of {type(label).__name__}; give a tensor or an array of numbers.")
+    alike = [other for other in ("labels", "target", "targets", "y") if other in batch]
+    if label is None and alike:
+        raise InputError(f"{name}: has no field 'label' among {', '.join(batch)}. Rename {alike[0]!r} to 'label'.")
+    return label
+
+
 def _refuse_non_finite(name: str, batch: Batch) -> None:
     for key, value in batch.fields.items():
         if key == "label" or not isinstance(value, Tensor) or not value.is_floating_point():
@@ -95,6 +112,13 @@ def _refuse_non_finite(name: str, batch: Batch) -> None:
             raise InputError(
                 f"{name}: {key!r} is NaN or infinite in {told(batch['index'][bad])}. Repair or leave out these samples."
             )
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model's tensors are; the CPU for what has none."""
+    held = itertools.chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else iter(())
+    first = next(held, None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def told(ids: Tensor) -> str:
@@ -110,15 +134,32 @@ def told(ids: Tensor) -> str:
 
 
 @torch.no_grad()
-def outputs(model: Any, examples: Examples, *, give: Call = call, device: torch.device | str = "cpu") -> Tensor:
-    """What a model gives for every sample, in order, in eval mode: ``[N, ...]`` on the CPU.
+def outputs(model: Any, examples: Examples, *, give: Call = call, who: str = "model") -> Tensor:
+    """What a model gives for every sample, in order, in eval mode, where the model is: ``[N, ...]`` on the CPU.
 
-    Raises: InputError if an output is NaN or infinite, naming the samples.
+    ``who`` is what the model is called in errors.
+
+    Raises: InputError if the model cannot take the samples, or if an output is NaN, naming the samples.
     """
+    try:
+        return _outputs(model, examples, give, who)
+    except UnderstudyError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        (batch,) = examples.few(1).source.in_order()
+        given = ", ".join(f"{k} {list(v.shape)} of {v.dtype}" for k, v in batch.fields.items() if isinstance(v, Tensor))
+        raise InputError(
+            f"{who}: cannot take a sample of {examples.name} ({given}): {type(error).__name__}: {str(error).splitlines()[0]} "
+            "Look at the model by itself: model(inputs). Images are [N, C, H, W] of float32 for PyTorch's layers, and data is (inputs, labels)."
+        ) from error
+
+
+def _outputs(model: Any, examples: Examples, give: Call, who: str) -> Tensor:
+    device = device_of(model)
     reader = Reader({"model": model}, (), call=give)
     parts = [reader.read(batch.to(device), [_MODEL])[_MODEL].cpu() for batch in examples.source.in_order()]
     whole = torch.cat(parts)
     bad = whole.isnan().reshape(len(whole), -1).any(1)
     if bad.any():
-        raise InputError(f"{examples.name}: the model's output is NaN for {told(bad.nonzero().flatten())}.")
+        raise InputError(f"{examples.name}: the {who}'s output is NaN for {told(bad.nonzero().flatten())}.")
     return whole

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from understudy.batch import Batch
 from understudy.data.order import permutation
-from understudy.errors import InputError, MachineError, raise_all
+from understudy.errors import CorruptError, InputError, MachineError, raise_all
 from understudy.settings import Settings
 from understudy.source import Key, Keyed, Source, Stream, source_of
 
@@ -172,11 +172,11 @@ def workers_watched() -> Iterator[None]:
     """Say in our words what torch raises about worker processes, wherever the run happens to be."""
     try:
         yield
-    except InputError as error:
+    except (InputError, CorruptError) as error:
         text = str(error)
         if not text.startswith("Caught "):
             raise
-        raise InputError(text[text.rindex("data: sample") :].strip()) from error  # without the worker's traceback
+        raise type(error)(text[text.rindex("data: sample") :].strip()) from error  # without the worker's traceback
     except RuntimeError as error:
         if not str(error).startswith("DataLoader "):
             raise

@@ -16,16 +16,17 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from understudy import methods
 from understudy.accept import Condition, parse
 from understudy.callbacks import Bar
 from understudy.checkpoint import load_tensors, save_tensors
+from understudy.data.order import preserved, seed_all
 from understudy.engine import Result, train
-from understudy.errors import InputError, choices
-from understudy.evaluate import FIGURES, Evidence, Trial, costs, decide, quality, rows, verdict
-from understudy.examples import Examples, outputs
+from understudy.errors import InputError, choices, raise_all
+from understudy.evaluate import FIGURES, Evidence, Trial, best_trial, costs, decide, quality, rows, verdict
+from understudy.examples import Examples, device_of, outputs
 from understudy.measure import parameters
 from understudy.method import Method
 from understudy.optimize import Optim
@@ -77,7 +78,7 @@ def distill(
         student: a module, from whose weights every seed starts; or a function that makes one, which each seed calls
             anew, so that the intervals include the start. It is not changed.
         teacher: a module or any callable from a batch's inputs to outputs. It is not changed, unless it is trained here.
-        train: tensors, arrays, a Dataset or a DataLoader; labels may be missing (-100, NaN, or none at all).
+        train: tensors, arrays, a Dataset or a DataLoader; labels may be missing: -100 for a class, NaN for a measured value, or none at all.
         valid: labelled; weights are chosen on it.
         test: labelled; touched once, at the end. Without it the table is made on ``valid``, and says so.
         task: "classification", "multi-label", "regression" or a Task; inferred from outputs and labels if not given.
@@ -110,7 +111,7 @@ def distill(
         optimizer=optimizer,
         teacher_epochs=teacher_epochs,
         fine_tune=fine_tune,
-        folder=None if folder is None else Path(folder),
+        folder=_folder(folder),
         resume=resume,
         device=device,
         workers=workers,
@@ -119,11 +120,22 @@ def distill(
         options=options,
         known=inspect.signature(distill).parameters,
     )
+    if train is None or valid is None:
+        raise InputError(
+            f"distill: {'train' if train is None else 'valid'} is None; give data such as (inputs, labels)."
+        )
+    if accept is not None and not isinstance(accept, Mapping):
+        raise InputError(
+            f"distill: accept={accept!r} is no mapping of figures to conditions, such as {{'accuracy': '>= 0.9'}}."
+        )
+    if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
+        raise InputError(f"distill: classes={classes!r} is no list of names.")
     given = {"train": train, "valid": valid, "test": test, "teacher_data": teacher_data}
     data = {name: Examples.read(part, name) for name, part in given.items() if part is not None}
     with plan.locked():
         job = Job(plan, student, teacher, data, task)
         conditions = parse(accept, [*job.task.figures, *FIGURES])
+        job.check_wishes(conditions, classes)
         return job.conclude(job.run(), conditions, classes)
 
 
@@ -148,8 +160,18 @@ class Job:
         """A student at its start: made anew, or a copy of the one that was given."""
         if isinstance(self.make, nn.Module):
             return copy.deepcopy(self.make)
-        torch.manual_seed(seed)
-        made = self.make()
+        if not callable(self.make):
+            raise InputError(
+                f"student: a {type(self.make).__name__} is neither a module nor a function that makes one."
+            )
+        with preserved():
+            seed_all(seed, "student")
+            try:
+                made = self.make()
+            except TypeError as error:
+                raise InputError(
+                    f"student: the function that makes it failed: {error}. Write lambda: Model(arguments)."
+                ) from error
         if not isinstance(made, nn.Module):
             raise InputError(f"student: the function gave a {type(made).__name__}; it must make an nn.Module.")
         return made
@@ -161,7 +183,7 @@ class Job:
             return task
         if task is None:
             few = self.data["valid"].few(8)
-            return infer(outputs(self.fresh(0), few, give=self.plan.call), self.data["valid"].labels)
+            return infer(outputs(self.fresh(0), few, give=self.plan.call, who="student"), self.data["valid"].labels)
         if task not in TASKS:
             raise InputError(f"distill: there is no task {task!r}. {choices(task, TASKS)}")
         return TASKS[task]
@@ -170,8 +192,19 @@ class Job:
         """Refuse what cannot work."""
         if not callable(self.teacher):
             raise InputError(f"teacher: a {type(self.teacher).__name__} cannot be called. Give a module or a function.")
+        models = {"student": self.fresh(0), "teacher": self.teacher}
+        _refuse_shared(
+            models["student"],
+            self.teacher,
+            "it shares weights with the teacher, which would train along. copy.deepcopy them",
+        )
+        _refuse_shared(
+            models["student"],
+            self.fresh(0),
+            "the function gives the same module at each call. Build a new one inside it",
+        )
         few = self.data["train"].few(4)
-        student, teacher = (outputs(m, few, give=self.plan.call).shape[1:] for m in (self.fresh(0), self.teacher))
+        student, teacher = (outputs(m, few, give=self.plan.call, who=who).shape[1:] for who, m in models.items())
         if student != teacher:
             raise InputError(
                 f"distill: for one sample the student gives {list(student)} and the teacher {list(teacher)}. "
@@ -184,7 +217,23 @@ class Job:
                 )
         for name, examples in self.data.items():
             self._check_labels(name, examples, student)
+            for who, model in models.items():
+                outputs(model, examples.few(1), give=self.plan.call, who=who)
         self._check_sizes()
+        self._check_method(models["student"])
+
+    def _check_method(self, student: nn.Module) -> None:
+        try:
+            method = self._method(student, self.teacher)
+        except TypeError as error:
+            raise InputError(f"distill: the method cannot be made: {error}") from error
+        if not isinstance(method, Method) or method.student is not student:
+            raise InputError(
+                "distill: method must be a function of (student, teacher), in this order, that returns a Method of that student."
+            )
+        (batch,) = self.data["train"].few(4).source.in_order()
+        with preserved():
+            method.to(device_of(student)).dry_run(batch.to(device_of(student)))
 
     def _check_labels(self, name: str, examples: Examples, shape: torch.Size) -> None:
         if examples.labels is None:
@@ -193,6 +242,22 @@ class Job:
             self.task.metrics(torch.zeros(examples.samples, *shape), examples.labels)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
+
+    def check_wishes(self, conditions: Sequence[Condition], classes: Sequence[str] | None) -> None:
+        """Refuse conditions and names that can never fit."""
+        problems = [
+            f"accept: {c} compares with the student alone, but train has no label, so that there is none."
+            for c in conditions
+            if c.model == "alone" and self.hard is None
+        ]
+        outputs_a_sample = outputs(self.fresh(0), self.data["train"].few(1), give=self.plan.call).shape[-1]
+        if classes is not None and self.task.name == "regression":
+            problems.append("classes: a regression has none. Leave them out.")
+        elif classes is not None and len(classes) != outputs_a_sample:
+            problems.append(
+                f"classes: {len(classes)} names for {outputs_a_sample} outputs; give one for each, in their order."
+            )
+        raise_all(InputError, problems)
 
     def _check_sizes(self) -> None:
         if not isinstance(self.teacher, nn.Module):
@@ -207,12 +272,18 @@ class Job:
     def _check_teacher(self) -> None:
         valid = self.data["valid"]
         assert valid.labels is not None  # checked above
-        figure = self.task.metrics(outputs(self.teacher, valid, give=self.plan.call), valid.labels)[self.task.metric]
+        output = outputs(self.teacher, valid, give=self.plan.call, who="teacher")
+        if self.task.name == "classification" and _are_probabilities(output):
+            raise InputError(
+                "teacher: its outputs are probabilities (in [0, 1], each row adds up to 1), but distillation softens logits. "
+                "Leave out its last Softmax, or give the logarithm of the outputs."
+            )
+        figure = self.task.metrics(output, valid.labels)[self.task.metric]
         chance = self.task.chance(valid.labels)
         if not self.task.better(figure, chance):
             raise InputError(
                 f"teacher: its {self.task.metric} on valid is {figure:.3f}; the best constant answer has {chance:.3f}. "
-                "Is it trained (teacher_epochs=), are its classes in the data's order, and is its preprocessing the data's?"
+                + _why_no_better(self.task, valid.labels)
             )
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -226,7 +297,7 @@ class Job:
         told = quality(evidence)
         table = rows(evidence, told, costs(evidence))
         accepted, reasons = decide(conditions, table)
-        best = max(trials, key=lambda t: t.valid(t.chosen, self.task) * (1 if self.task.best_is == "max" else -1))
+        best = trials[best_trial(self.task, trials)]
         if self.plan.folder is not None:
             save_tensors(self.plan.folder / "student.safetensors", whole(best.students["kept"]))
         return Distilled(
@@ -248,6 +319,7 @@ class Job:
 
     def run(self) -> list[Trial]:
         """All stages; what each seed came to."""
+        self.plan.claim({f"data {name!r}": examples.digest for name, examples in self.data.items()})
         if self.plan.teacher_epochs:
             self._teach()
         self._check_teacher()
@@ -274,9 +346,10 @@ class Job:
             if self.plan.folder is not None:
                 self.plan.folder.mkdir(parents=True, exist_ok=True)
                 file = self.plan.folder / f"soft-labels-{digest(self.teacher)[:16]}.safetensors"
-            if file is not None and file.exists() and self.plan.resume:
+            known = hasattr(self.teacher, "state_dict")  # of a function there is nothing to know it by
+            if file is not None and file.exists() and self.plan.resume and known:
                 return Stored(load_tensors(file)["outputs"])
-            made = outputs(self.teacher, train, give=self.plan.call)
+            made = outputs(self.teacher, train, give=self.plan.call, who="teacher")
             if self.plan.progress:
                 (self.plan.console or Console()).print(
                     f"soft labels: {len(made)} samples, once for all seeds", highlight=False
@@ -330,11 +403,13 @@ class Job:
         folder = None if self.plan.folder is None else self.plan.folder / stage / f"seed-{seed}"
         valid, task = self.data["valid"], self.task
         every = max(1, min(self._every(self.data["train"]), steps // 10))
-        settings = self.plan.settings(steps, self.batch_size, every, seed, task, lr)
+        # A last batch of one sample is one that BatchNorm cannot take.
+        single = data.samples > self.batch_size and data.samples % self.batch_size == 1
+        settings = self.plan.settings(steps, self.batch_size, every, seed, task, lr, drop_last=single)
 
         def validate(model: nn.Module) -> dict[str, float]:
             assert valid.labels is not None  # checked before the first stage
-            return task.metrics(outputs(model, valid, give=self.plan.call, device=settings.on()), valid.labels)
+            return task.metrics(outputs(model, valid, give=self.plan.call), valid.labels)
 
         bars = [Bar(title, self.plan.console)] if self.plan.progress else []
         with self._clock(stage):
@@ -347,3 +422,35 @@ class Job:
         began = perf_counter()
         yield
         self.seconds.setdefault(stage, []).append(perf_counter() - began)
+
+
+def _are_probabilities(output: Tensor) -> bool:
+    """Whether these are probabilities and not logits."""
+    inside = bool(((output >= 0) & (output <= 1)).all())
+    return inside and torch.allclose(output.sum(-1), torch.ones(len(output), dtype=output.dtype), atol=1e-3)
+
+
+def _why_no_better(task: Task, labels: Tensor) -> str:
+    if task.name != "regression":
+        return (
+            "Is it trained (teacher_epochs=), are its classes in the data's order, and is its preprocessing the data's?"
+        )
+    known = labels[~labels.isnan()]
+    return (
+        f"Is it trained (teacher_epochs=), and are inputs and labels of about unit size? The labels have mean {float(known.mean()):.3g} "
+        f"and standard deviation {float(known.std()):.3g}; standardise them if that is far from 0 and 1."
+    )
+
+
+def _folder(folder: str | Path | None) -> Path | None:
+    if folder is not None and (not isinstance(folder, (str, Path)) or str(folder) in ("", ".")):
+        raise InputError(f"distill: folder={folder!r} is not the name of a folder of its own, such as 'runs/first'.")
+    return None if folder is None else Path(folder)
+
+
+def _refuse_shared(student: nn.Module, other: Any, why: str) -> None:
+    """Raise InputError if two models have a parameter in common."""
+    theirs = {id(p) for p in other.parameters()} if isinstance(other, nn.Module) else set()
+    shared = [name for name, p in student.named_parameters() if id(p) in theirs]
+    if shared:
+        raise InputError(f"student: {why}. In common: {', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''}.")

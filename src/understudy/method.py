@@ -177,7 +177,7 @@ class Distillation(Method):
         **models: Any,
     ) -> None:
         train = (train,) if isinstance(train, str) else tuple(train)
-        check_models(terms, train, models)
+        check_models(terms, train, models, watch or {})
         readable = {name: model.model if isinstance(model, Ema) else model for name, model in models.items()}
         reader = Reader(readable, train, call=call, compile=compile)
         super().__init__({n: m for n, m in reader.models.items() if n not in train and not isinstance(models[n], Ema)})
@@ -185,7 +185,7 @@ class Distillation(Method):
         self.models = nn.ModuleDict({name: reader.models[name] for name in train})
         self.averages = nn.ModuleDict({name: model for name, model in models.items() if isinstance(model, Ema)})
         self.terms = nn.ModuleList(terms)
-        self._counted: Tensor | int | None = 0  # by each term in the first epoch; None once that was looked at
+        self._counted: Tensor | None = None  # by each term in the first epoch, of a run that began at its start
         self.names = unique([term.name for term in terms])
         self.watch = {name: (fn, tuple(map(Address.parse, at))) for name, (fn, *at) in (watch or {}).items()}
         reader.check([a for t in terms for a in t.addresses] + [a for _, at in self.watch.values() for a in at])
@@ -216,8 +216,8 @@ class Distillation(Method):
         if not isinstance(batch, Batch) or batch.counts is None:
             batch = self.prepare(batch, progress)
         weights = {i: term.weight_at(progress) for i, term in enumerate(self._terms()) if only is None or i in only}
-        if self._counted is not None and batch.totals is not None:
-            self._counted = batch.totals + self._counted
+        if progress.step == 0 or self._counted is not None:
+            self._counted = batch.share(slice(None))[1] + (0 if self._counted is None else self._counted)
         active = {i: w for i, w in weights.items() if w != 0}
         if not active:
             raise InputError(
@@ -225,8 +225,8 @@ class Distillation(Method):
             )
         asking = [i for i in active if not self._term(i).unlabelled(batch)]
         asked = {a: None for i in asking for a in self._term(i).addresses}
-        runs = {(a.model, a.view) for a in asked}  # what is watched is read only where its models run anyway
-        watch = {n: w for n, w in self.watch.items() if all((a.model, a.view) in runs or a.of_batch for a in w[1])}
+        runs = {None, *map(self.reader.run_of, asked)}  # what is watched is read only where its models run anyway
+        watch = {n: w for n, w in self.watch.items() if all(self.reader.run_of(a) in runs for a in w[1])}
         read = self.reader.read(batch, {**asked, **{a: None for _, at in watch.values() for a in at}})
         values = {i: self._term(i)(read, batch, *batch.share(i)) for i in asking}
         parts = {self.names[i]: Part(w, values.get(i, torch.zeros(()))) for i, w in active.items()}
@@ -249,7 +249,7 @@ class Distillation(Method):
         for module in dict.fromkeys([*(term.loss for term in self._terms()), *self.averages.values()]):
             if isinstance(module, nn.Module) and callable(after := getattr(module, "after", None)):
                 after(progress)
-        if isinstance(self._counted, Tensor) and (progress.epoch > 0 or progress.step + 1 == progress.steps):
+        if self._counted is not None and (progress.epoch > 0 or progress.step + 1 == progress.steps):
             warn_of_idle(self.names, self._terms(), self._counted.tolist(), progress)
             self._counted = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -16,8 +16,13 @@ from understudy.term import Term
 
 __all__ = ["check_models", "mislaid_label", "unique", "warn_of_idle"]
 
+LOGGED = ("step", "epoch", "loss", "terms", "weights", "gradient_norm", "lr", "skipped", "valid")
+"""What a line of the metrics log holds under these names."""
 
-def check_models(terms: Sequence[Term], train: Sequence[str], models: Mapping[str, Any]) -> None:
+
+def check_models(
+    terms: Sequence[Term], train: Sequence[str], models: Mapping[str, Any], watch: Collection[str] = ()
+) -> None:
     """Raise InputError that lists everything that is wrong with a method's terms and models."""
     problems = [
         f"model name {n!r} is taken: 'batch' and 'stop' have a meaning in addresses."
@@ -41,6 +46,11 @@ def check_models(terms: Sequence[Term], train: Sequence[str], models: Mapping[st
         for i, a in enumerate(names)
         for b in names[i + 1 :]
         if unwrap(models[a]) is unwrap(models[b])
+    ]
+    problems += [
+        f"watch={name!r}: a line of the log has that already. Choose another name than {', '.join(LOGGED)}."
+        for name in watch
+        if name in LOGGED
     ]
     if not train:
         problems.append("train=(): at least one model must train.")

@@ -228,10 +228,11 @@ def _norm(grads: Sequence[Tensor]) -> Tensor:
     if not grads:
         return torch.zeros(())
     norms = torch._foreach_norm([_local(g) for g in grads])
-    squares = torch.stack([n.double() if n.device.type != "mps" else n for n in norms]).square()
-    holders = torch.tensor([_holders(g) for g in grads], device=squares.device)
-    sharded = holders > 0
-    if sharded.any():
+    stacked = torch.stack(norms)
+    squares = (stacked if stacked.device.type == "mps" else stacked.double()).square()
+    if any(isinstance(g, DTensor) for g in grads):
+        holders = torch.tensor([_holders(g) for g in grads], device=squares.device)
+        sharded = holders > 0
         return (squares[~sharded].sum() + sum_over_ranks((squares / holders)[sharded].sum())).sqrt()
     return squares.sum().sqrt()
 

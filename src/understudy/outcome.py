@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from understudy.checkpoint import write_text
-from understudy.errors import InputError
+from understudy.errors import InputError, MachineError
 from understudy.evaluate import Evidence
 from understudy.export import run_onnx, to_onnx, write_folder
 from understudy.pages import contents
@@ -79,7 +79,9 @@ class Distilled:
         from understudy.report.page import page
 
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix not in (".html", ".htm") or path.is_dir():
+            raise InputError(f"report: {path} is not the name of a page; give one that ends in .html.")
+        _make(path.parent)
         write_text(path, page(contents(self)))
         return path
 
@@ -101,8 +103,12 @@ class Distilled:
             )
         checked = inputs[:CHECKED]
         student = self.student
+        if path.suffix not in ("", ".onnx"):
+            raise InputError(
+                f"export: {path} ends in {path.suffix!r}; give a name that ends in .onnx, or that of a folder."
+            )
+        _make(path.parent)
         if path.suffix == ".onnx":
-            path.parent.mkdir(parents=True, exist_ok=True)
             told, file = to_onnx(student, checked, path), path
         else:
             classes = None if self.classes is None else list(self.classes)
@@ -112,6 +118,13 @@ class Distilled:
             file = path / "model.onnx"
         assert data.labels is not None  # checked before training
         return {**told, **self.task.metrics(run_onnx(file, inputs), data.labels)}
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"{folder}: cannot be made: {error}. Choose another place.") from error
 
 
 def _with_interval(row: Mapping[str, Any], metric: str) -> str | None:

@@ -35,6 +35,8 @@ class Outcome(Protocol):
     @property
     def reasons(self) -> list[str]: ...  # noqa: D102
     @property
+    def accepted(self) -> bool | None: ...  # noqa: D102
+    @property
     def path(self) -> Path | None: ...  # noqa: D102
     @property
     def measured_on(self) -> str: ...  # noqa: D102
@@ -51,6 +53,7 @@ def contents(outcome: Outcome) -> dict[str, Any]:
     run = {
         "title": f"Distillation: {outcome.task.name}",
         "verdict": [
+            *_accepted(outcome),
             *outcome.verdict,
             *outcome.reasons,
             f"All figures were measured on the {outcome.measured_on} data.",
@@ -62,6 +65,10 @@ def contents(outcome: Outcome) -> dict[str, Any]:
         "environment": environment(torch.device("cpu")),
     }
     return run | (_classified(outcome) if outcome.task.name == "classification" else {})
+
+
+def _accepted(outcome: Outcome) -> list[str]:
+    return [] if outcome.accepted is None else ["Accepted." if outcome.accepted else "Not accepted."]
 
 
 def _columns(outcome: Outcome) -> list[dict[str, Any]]:

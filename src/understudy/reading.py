@@ -67,6 +67,11 @@ class Reader:
         # A copy makes hooks of its own: a copied one would write into the original's lists.
         return {**self.__dict__, "_tapped": {}}
 
+    def run_of(self, address: Address) -> tuple[str, str | None] | None:
+        """Which run of which model gives what is at an address: (model, view); None if it needs none."""
+        none = address.of_batch or address.parameter is not None
+        return None if none else (self._name(address), address.view)
+
     def check(self, addresses: Iterable[Address]) -> None:
         """Raise :class:`AddressError` with every address that can never be read from these models."""
         raise_all(AddressError, [p for p in map(self._problem, addresses) if p])

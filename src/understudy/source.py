@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from understudy.batch import Batch, tensors
 from understudy.data.order import preserved, seed_all
-from understudy.errors import InputError
+from understudy.errors import CorruptError, InputError
 
 __all__ = ["Key", "Keyed", "Source", "Stream", "source_of"]
 
@@ -152,7 +152,8 @@ def _tensor(value: Tensor | np.ndarray[Any, Any]) -> Tensor:
         return value
     if value.dtype.kind not in "biuf":
         raise InputError(f"data: an array of {value.dtype} holds no numbers; turn it into numbers first.")
-    return torch.as_tensor(value.astype(np.float32) if value.dtype == np.float64 else value)
+    wanted = np.dtype(np.float32) if value.dtype.kind == "f" and value.itemsize == 8 else value.dtype.newbyteorder("=")
+    return torch.as_tensor(np.ascontiguousarray(value, dtype=wanted))
 
 
 def _mapped(dataset: Any, collate: Callable[[list[Any]], Any], batch_size: int | None) -> Source:
@@ -176,5 +177,7 @@ class Keyed(Dataset[Any]):
         seed_all(self.seed, "sample", epoch, sample)
         try:
             return self.dataset[sample]
+        except CorruptError as error:
+            raise CorruptError(f"data: sample {sample}: {error}") from error
         except Exception as error:
             raise InputError(f"data: sample {sample} could not be read: {type(error).__name__}: {error}") from error

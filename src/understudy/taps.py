@@ -41,7 +41,7 @@ class Tapped:
         """Run the model: its output, and what each tap caught. Those in ``graded`` must have run with gradient."""
         self._forget()
         try:
-            with self._hooked(), _bare(self.model), _hook_guards(self.compiled):
+            with self._hooked(), _bare(self.model if self.taps else None), _hook_guards(self.compiled):
                 output = call(self.function, inputs)
             found = {tap: list(caught) for tap, caught in self.caught.items()}
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,6 +54,18 @@ class Term(nn.Module):
         super().__init__()
         if not addresses:
             raise AddressError(f"term {_name(loss)}: has no addresses; a loss reads at least one, such as 'student'.")
+        if not callable(loss) or isinstance(loss, type):
+            raise InputError(
+                f"term: the loss {loss!r} is not a function of tensors; give understudy.losses.kl, or a module's instance."
+            )
+        if not callable(weight) and (
+            isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight)
+        ):
+            raise InputError(
+                f"term {_name(loss)}: weight {weight!r} is neither a finite number nor a function of progress."
+            )
+        if project is not None and not isinstance(project, nn.Module):
+            raise InputError(f"term {_name(loss)}: project is no module; give an instance such as Conv1x1().")
         self.loss = loss
         self.addresses = tuple(Address.parse(a) for a in addresses)
         self.weight = weight
@@ -108,6 +121,7 @@ class Term(nn.Module):
             # Exactly 0, with gradient 0; of every input, since ranks must meet for the gradient of a sharded parameter.
             others = (x.reshape(-1)[:0].sum() for x in inputs[1:] if x.is_floating_point())
             return sum(others, inputs[0].sum())
+        expected = batch.rows if kept is None else inputs[0].shape[0]
         if self.project is not None:
             shape = inputs[1].shape if len(inputs) > 1 else None
             inputs[0] = (
@@ -116,9 +130,9 @@ class Term(nn.Module):
         value = self.loss(*inputs)
         if value.ndim == 0:
             return value * count * batch.ranks / total.clamp(min=1)
-        if kept is None and value.shape[0] != batch.rows:
+        if value.shape[0] != expected:
             raise ShapeError(
-                f"term {self.name}: {batch.rows} samples gave values {list(value.shape)}; allowed: one row per sample, or a scalar."
+                f"term {self.name}: {expected} samples gave values {list(value.shape)}; allowed: one row per sample, or a scalar."
             )
         rows = value if value.ndim == 1 else value.flatten(1).mean(1)
         return rows.sum() * batch.ranks / total.clamp(min=1)

@@ -47,7 +47,12 @@ class Validation:
         seed_all(self.settings.seed, "validate", step)
         modes = [(m, m.training) for m in model.modules()]
         with torch.no_grad():
-            figures = {k: float(v) for k, v in self.validate(model.eval()).items()}
+            told = self.validate(model.eval())
+        if not isinstance(told, Mapping):
+            raise InputError(
+                f"validate: gave a {type(told).__name__}; give a mapping of figures, such as {{'accuracy': 0.9}}."
+            )
+        figures = {k: float(v) for k, v in told.items()}
         for module, mode in modes:
             module.training = mode
         figures = json.loads(parallel.gather_text(json.dumps(figures), device)[0])

@@ -52,13 +52,13 @@ def test_the_notes_say_what_was_filled_in_and_where(tmp_path: Path) -> None:
 
 def test_another_file_is_read_with_the_numbers_of_the_first(tmp_path: Path) -> None:
     train = csv_table(written(tmp_path, PETS), label="pet")
-    other = written(tmp_path, "pet,age,coat,weight\ndog,3,long,6\n", "test.csv")
+    other = written(tmp_path, "pet,age,coat,weight\ndog,3,long,12\ndog,,long,\n", "test.csv")
     test = csv_table(other, like=train)
     assert test.features == train.features
-    assert test.tensors[0].tolist() == [[0, 1, 0, 0]]
-    assert test.tensors[1].tolist() == [1]
+    assert test.tensors[0].tolist() == [[pytest.approx(6 / math.sqrt(26 / 3)), 1, 0, 0], [0, 1, 0, 0]]
+    assert test.tensors[1].tolist() == [1, 1]
     alone = csv_table(other, label="pet")  # the control: by itself it would be read otherwise
-    assert (alone.features, alone.tensors[1].tolist()) != (test.features, [1])
+    assert (alone.features, alone.tensors[1].tolist()) != (test.features, [1, 1])
 
 
 def test_what_was_learnt_is_plain_data_that_json_keeps(tmp_path: Path) -> None:

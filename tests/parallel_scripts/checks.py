@@ -258,6 +258,12 @@ def differently_initialised_students_become_rank_0s() -> None:
     assert distance(method.state_dict()) > 1e-2, "control: without the broadcast they stay different"
 
 
+def the_average_that_is_kept_is_that_of_rank_0s_student() -> None:
+    method, _ = twins_that_differ()
+    train(method, sequences(), settings(5, ema=0.999))
+    assert distance(method.student.state_dict()) == 0
+
+
 def images() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     return torch.randn(24, 1, 8, 8, generator=generator), torch.randint(0, 10, (24,), generator=generator)

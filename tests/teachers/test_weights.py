@@ -171,6 +171,14 @@ def test_each_key_that_does_not_fit_is_told_and_the_model_stays_as_it_was(
     assert equal(model, before)
 
 
+def test_keys_that_are_none_of_the_models_are_told_as_they_stand_in_the_file(tmp_path: Path) -> None:
+    path = by_torch(
+        {f"encoder.layer.{key}x": value for key, value in trained().state_dict().items()}, tmp_path / "a.pt"
+    )
+    with pytest.raises(InputError, match=r"'encoder\.layer\.0\.weightx' \[4, 2\] is not the model's"):
+        load_weights(net(), path)
+
+
 def test_torch_itself_would_have_changed_the_model_before_it_refused(tmp_path: Path) -> None:
     model = net()
     before = copy.deepcopy(model)

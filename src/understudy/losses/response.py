@@ -52,7 +52,7 @@ def cross_entropy(student: Tensor, label: Tensor) -> Tensor:
         )
     if label.is_floating_point():
         raise InputError(
-            f"cross_entropy: label is {label.dtype}; allowed: class indices, as integers. For soft labels use kl."
+            f"cross_entropy: label is {label.dtype}; allowed: class indices, as integers, with -100 where there is none. For soft labels use kl."
         )
     classes = student.shape[-1]
     if label.device.type == "cpu" and not torch.compiler.is_compiling():
