@@ -65,3 +65,7 @@ def test_the_shipped_fake_counts_and_cannot_be_spoilt() -> None:
     assert teacher.inputs == ((1,), {"b": 2})
     assert teacher(1).tolist() == [[0.0, 1.0]]
     assert Says({"logits": 3})(0) == {"logits": 3}
+
+
+def test_the_readmes_textbook_table_is_what_the_example_printed() -> None:
+    assert (ROOT / "docs/results/textbook.txt").read_text().rstrip() in README

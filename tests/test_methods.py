@@ -51,7 +51,7 @@ def textbook(student: Tensor, teacher: Tensor, label: Tensor, temperature: float
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 4.0, 20.0])
 def test_kd_is_the_textbook_formula_in_value_and_gradient(temperature, alpha):
     student, teacher = net(3), net(8, seed=1)
     value, grad = through(methods.kd(student, teacher, temperature=temperature, alpha=alpha))
@@ -61,10 +61,11 @@ def test_kd_is_the_textbook_formula_in_value_and_gradient(temperature, alpha):
     assert value == pytest.approx(expected, rel=1e-12)
     torch.testing.assert_close(grad, expected_grad, rtol=1e-10, atol=1e-13)
     if alpha:
-        wrong, _ = value_and_gradient(
+        wrong, wrong_grad = value_and_gradient(
             student, lambda: textbook(student(X), teacher(X).detach(), Y, temperature + 1, alpha)
         )
         assert wrong != pytest.approx(value, rel=1e-4)
+        assert (wrong_grad - grad).norm() > 1e-4 * grad.norm()
 
 
 def test_kd_defaults_to_temperature_4_and_nine_tenths_of_soft_labels():
