@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import understudy as us
 from understudy import evaluate as evaluate_module
 from understudy import job as job_module
-from understudy.checkpoint import load_tensors
+from understudy.checkpoint import load_tensors, save_tensors
 from understudy.errors import InputError
 from understudy.folder import Lock
 from understudy.outcome import Distilled
@@ -278,7 +278,7 @@ def with_nan() -> Split:
     ("change", "words"),
     [
         ({"teacher": Wide()}, r"student gives \[3\] and the teacher \[7\]"),
-        ({"teacher": mlp(64)}, "no better|best constant answer"),
+        ({"teacher": lambda x: torch.tensor([2.0, 0.0, 1.0]).expand(len(x), 3)}, "best constant answer"),
         ({"teacher": lambda x: torch.full((len(x), 3), float("nan"))}, "NaN for samples 0, 1"),
         ({"teacher": 3}, "cannot be called"),
         ({"student": lambda: mlp(300)}, "Were the two swapped"),
@@ -463,3 +463,19 @@ def test_a_page_and_an_export_go_only_where_their_names_say(result: Distilled, t
     with pytest.raises(InputError, match=r"ends in '\.pt'"):
         result.export(tmp_path / "student.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_is_loaded_from_a_file_and_what_was_given_is_not_changed(teacher: nn.Module, tmp_path: Path) -> None:
+    save_tensors(tmp_path / "teacher.safetensors", teacher.state_dict())
+    fresh = mlp(64)
+    before = copy.deepcopy(fresh.state_dict())
+    result = run(fresh, teacher_weights=tmp_path / "teacher.safetensors", epochs=1)
+    assert all(torch.equal(v, teacher.state_dict()[k]) for k, v in result.teacher.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in fresh.state_dict().items())
+    with pytest.raises(InputError, match="nosuch"):
+        run("nosuch:model")
+
+
+def test_the_exported_folder_takes_the_preprocessing_it_is_given(result: Distilled, tmp_path: Path) -> None:
+    result.export(tmp_path / "deploy", preprocessing={"scale": 0.5})
+    assert '"scale": 0.5' in (tmp_path / "deploy" / "preprocessing.json").read_text()

@@ -1,10 +1,13 @@
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 import understudy as us
 from understudy.checkpoint import load_tensors
+from understudy.errors import InputError
 from understudy.state import digest, snapshot, whole
 
 
@@ -69,3 +72,12 @@ def test_fitnets_logs_the_agreement_though_no_term_reads_the_teachers_output(tmp
     move = next(method.moves((inputs, torch.zeros(16, dtype=torch.long)), us.Progress()))
     expected = (student(inputs).argmax(-1) == teacher(inputs).argmax(-1)).float().mean()
     assert torch.equal(move.watched["agreement"], expected)
+
+
+@pytest.mark.parametrize(
+    "wrong", [(nn.Linear(2, 2), us.Settings(steps=1)), (us.methods.alone(nn.Linear(2, 2)), {"epochs": 1})]
+)
+def test_a_bare_model_and_a_dictionary_of_settings_are_refused(wrong: tuple[Any, Any]) -> None:
+    method, settings = wrong
+    with pytest.raises(InputError, match="is no (Method|Settings)"):
+        us.train(method, torch.zeros(4, 2), settings)

@@ -31,7 +31,7 @@ from understudy.method import Method, Progress
 from understudy.play import Outcome, build_players, play, prepare
 from understudy.settings import Settings
 from understudy.signals import Interrupts
-from understudy.state import compare, identity, level, load_module, load_player, pace, whole
+from understudy.state import check_arguments, compare, identity, level, load_module, load_player, pace, whole
 from understudy.teachers.ema import Ema
 from understudy.validation import Validate, Validation
 
@@ -83,10 +83,7 @@ def train(
     Raises: InputError before the first step for what cannot work; NonFiniteError before the step that would have spoilt
         the weights; Interrupted after Ctrl-C or SIGTERM, once the step is done and saved; CorruptError, MachineError.
     """
-    if not isinstance(method, Method):
-        raise InputError(f"train: a {type(method).__name__} is no Method. Give us.methods.kd(...), or a Distillation.")
-    if not isinstance(settings, Settings):
-        raise InputError(f"train: a {type(settings).__name__} is no Settings. Give us.Settings(epochs=...).")
+    check_arguments(method, settings)
     device = settings.on()
     parallel.start(device)
     # Signals outermost: torchrun sends one when another rank has died, and this one may have to say so first.

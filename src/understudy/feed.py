@@ -6,11 +6,12 @@ import ctypes
 import itertools
 import signal
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from understudy.batch import Batch
@@ -87,7 +88,8 @@ class Feed:
     def first(self) -> Batch:
         """The first micro-batch, for a dry run; a stream gives it once more when it is its turn."""
         if self._stream is None:
-            return Batch.of(self._fetch(self.keys(0)[0]), index=torch.tensor([i for _, i in self.keys(0)[0]]))
+            ids = self._parts(0)[0]
+            return Batch.of(self._fetch(ids, 0), index=ids)
         raw = next(self._stream, None)
         if raw is None:
             raise InputError("data: the iterable is empty.")
@@ -96,11 +98,17 @@ class Feed:
 
     def keys(self, step: int) -> list[list[Key]]:
         """This rank's (epoch, sample) keys of a step, for each micro-batch."""
+        epoch = step // self.steps_per_epoch
+        return [[(epoch, i) for i in part.tolist()] for part in self._parts(step)]
+
+    def _parts(self, step: int) -> tuple[Tensor, ...]:
+        """This rank's sample ids of a step, for each micro-batch."""
         assert self.samples is not None
         epoch, at = divmod(step, self.steps_per_epoch)
         order = permutation(self.samples, self.settings.seed, epoch)[at * self.batch_size : (at + 1) * self.batch_size]
         mine = order.tensor_split(self.ranks)[self.rank]
-        return [[(epoch, int(i)) for i in part] for part in mine.tensor_split(self.settings.accumulate)]
+        parts: tuple[Tensor, ...] = mine.tensor_split(self.settings.accumulate)
+        return parts
 
     def batches(self, start: int, stop: int) -> Generator[list[Batch]]:
         """The micro-batches of steps ``start`` to ``stop - 1``, each with its samples' ids in the field ``index``."""
@@ -110,12 +118,9 @@ class Feed:
         loaded = self._loaded(start, stop) if self.settings.workers else None
         try:
             for step in range(start, stop):
-                micro = self.keys(step)
-                raws = [_next(loaded) for _ in micro] if loaded else [self._fetch(keys) for keys in micro]
-                yield [
-                    Batch.of(raw, index=torch.tensor([i for _, i in keys]))
-                    for raw, keys in zip(raws, micro, strict=True)
-                ]
+                micro, epoch = self._parts(step), step // self.steps_per_epoch
+                raws = [_next(loaded) if loaded else self._fetch(ids, epoch) for ids in micro]
+                yield [Batch.of(raw, index=ids) for raw, ids in zip(raws, micro, strict=True)]
         finally:
             if loaded is not None:  # an error's traceback would keep the workers alive as long as someone looks at it
                 loaded._shutdown_workers()
@@ -123,9 +128,9 @@ class Feed:
                     worker.kill()
                     worker.join()
 
-    def _fetch(self, keys: Sequence[Key]) -> Any:
+    def _fetch(self, ids: Tensor, epoch: int) -> Any:
         assert self._source is not None
-        return self._source.fetch(keys, self.settings.seed)
+        return self._source.rows(ids, epoch, self.settings.seed)
 
     def _loaded(self, start: int, stop: int) -> Any:
         assert self._source is not None

@@ -35,7 +35,9 @@ from understudy.plan import Named, Plan
 from understudy.progress import cosine
 from understudy.state import digest, whole
 from understudy.tasks import TASKS, Task, infer
+from understudy.teachers.named import named_model
 from understudy.teachers.stored import Stored
+from understudy.teachers.weights import load_weights
 
 __all__ = ["distill"]
 
@@ -61,6 +63,7 @@ def distill(
     optimizer: Optim = OPTIMIZER,
     teacher_epochs: int = 0,
     teacher_data: Any = None,
+    teacher_weights: str | Path | None = None,
     fine_tune: bool = True,
     accept: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
@@ -77,7 +80,8 @@ def distill(
     Args:
         student: a module, from whose weights every seed starts; or a function that makes one, which each seed calls
             anew, so that the intervals include the start. It is not changed.
-        teacher: a module or any callable from a batch's inputs to outputs. It is not changed, unless it is trained here.
+        teacher: a module or any callable from a batch's inputs to outputs; or a name, as
+            :func:`understudy.teachers.named_model` takes it. It is not changed, unless it is trained here.
         train: tensors, arrays, a Dataset or a DataLoader; labels may be missing: -100 for a class, NaN for a measured value, or none at all.
         valid: labelled; weights are chosen on it.
         test: labelled; touched once, at the end. Without it the table is made on ``valid``, and says so.
@@ -89,6 +93,7 @@ def distill(
         optimizer: for every stage; fine-tuning takes a tenth of its learning rate, and of the steps.
         teacher_epochs: train the teacher first, for so long, on ``teacher_data``, or else on ``train``.
         teacher_data: labelled data of the teacher's own.
+        teacher_weights: a safetensors file, or a state_dict that torch saved, to load into the teacher first.
         fine_tune: whether to fine-tune on the hard labels after distilling.
         accept: conditions on the kept student, such as ``{"accuracy": ">= 0.97 * teacher"}``; see :mod:`understudy.accept`.
         classes: names of the classes, for the page and the export.
@@ -132,6 +137,10 @@ def distill(
         raise InputError(f"distill: classes={classes!r} is no list of names.")
     given = {"train": train, "valid": valid, "test": test, "teacher_data": teacher_data}
     data = {name: Examples.read(part, name) for name, part in given.items() if part is not None}
+    if isinstance(teacher, str):
+        teacher = named_model(teacher)
+    if teacher_weights is not None:
+        teacher = load_weights(copy.deepcopy(teacher), teacher_weights)
     with plan.locked():
         job = Job(plan, student, teacher, data, task)
         conditions = parse(accept, [*job.task.figures, *FIGURES])

@@ -85,11 +85,13 @@ class Distilled:
         write_text(path, page(contents(self)))
         return path
 
-    def export(self, path: str | Path) -> dict[str, float]:
+    def export(self, path: str | Path, *, preprocessing: Mapping[str, Any] | None = None) -> dict[str, float]:
         """Write the student for deployment: as an ONNX file, or as a folder with model, preprocessing and ``predict.py``.
 
         Args:
             path: ends in ``.onnx`` for the file alone; anything else is the folder. Needs ``understudy[onnx]``.
+            preprocessing: what ``predict.py`` is to do to raw inputs: ``layout``, ``scale``, ``mean``, ``std``; see
+                :func:`understudy.export.write_folder`. By default inputs are those that the student was trained on.
 
         Returns: largest error and agreement against the student on up to 256 samples, and the task's figures of the file
             on the data that the table was made on.
@@ -113,7 +115,13 @@ class Distilled:
         else:
             classes = None if self.classes is None else list(self.classes)
             told = write_folder(
-                path, student, inputs[:1], checked, task_name=self.task.name, classes=classes, force=False
+                path,
+                student,
+                inputs[:1],
+                checked,
+                task_name=self.task.name,
+                classes=classes,
+                preprocessing=preprocessing,
             )
             file = path / "model.onnx"
         assert data.labels is not None  # checked before training

@@ -46,11 +46,17 @@ class Source:
         with preserved():
             return self.collate([keyed[key] for key in keys])
 
+    def rows(self, ids: Tensor, epoch: int, seed: int) -> Any:
+        """The raw batch of these samples at one draw; without a Python number for each, where they are in memory."""
+        if isinstance(self.dataset, _Columns):
+            return self.dataset.rows(ids)
+        return self.fetch([(epoch, sample) for sample in ids.tolist()], seed)
+
     def in_order(self, batch_size: int = 256) -> Iterator[Batch]:
         """All samples from the first to the last, each with its ``index``; the draw is that of epoch 0."""
         for start in range(0, self.samples, batch_size):
-            ids = range(start, min(start + batch_size, self.samples))
-            yield Batch.of(self.fetch([(0, i) for i in ids], 0), index=torch.tensor(list(ids)))
+            ids = torch.arange(start, min(start + batch_size, self.samples))
+            yield Batch.of(self.rows(ids, 0, 0), index=ids)
 
     def subset(self, ids: Tensor) -> Source:
         """Some of the samples, under new ids from 0."""

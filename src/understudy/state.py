@@ -18,7 +18,26 @@ from understudy.method import Method
 from understudy.optimize import Player
 from understudy.settings import Settings
 
-__all__ = ["compare", "digest", "identity", "level", "load_module", "load_player", "pace", "snapshot", "whole"]
+__all__ = [
+    "check_arguments",
+    "compare",
+    "digest",
+    "identity",
+    "level",
+    "load_module",
+    "load_player",
+    "pace",
+    "snapshot",
+    "whole",
+]
+
+
+def check_arguments(method: object, settings: object) -> None:
+    """Raise InputError if these are not a method and its settings: a bare model and a dictionary are what people give."""
+    if not isinstance(method, Method):
+        raise InputError(f"train: a {type(method).__name__} is no Method. Give us.methods.kd(...), or a Distillation.")
+    if not isinstance(settings, Settings):
+        raise InputError(f"train: a {type(settings).__name__} is no Settings. Give us.Settings(epochs=...).")
 
 
 def snapshot(module: nn.Module) -> dict[str, Any]:
