@@ -79,5 +79,5 @@ def test_fitnets_logs_the_agreement_though_no_term_reads_the_teachers_output(tmp
 )
 def test_a_bare_model_and_a_dictionary_of_settings_are_refused(wrong: tuple[Any, Any]) -> None:
     method, settings = wrong
-    with pytest.raises(InputError, match="is no (Method|Settings)"):
+    with pytest.raises(InputError, match=r"is no (Method|Settings)"):
         us.train(method, torch.zeros(4, 2), settings)
