@@ -6,6 +6,7 @@ with two moves under accumulation its ranks drift apart silently, and a loss on 
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import time
@@ -50,6 +51,23 @@ def start(device: torch.device) -> None:
     # Both: what is counted before the first forward, and texts, may lie on the CPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=HANG_TIMEOUT)
+    # Left to the end of the interpreter, gloo's threads may be torn down while they run: that aborts a finished process.
+    atexit.register(_part)
+
+
+def _part() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _parting_only_from_the_living() -> Iterator[None]:
+    """After an error do not wait at the end for ranks that may be dead."""
+    try:
+        yield
+    except BaseException:
+        atexit.unregister(_part)
+        raise
 
 
 def ranks() -> int:
@@ -196,7 +214,8 @@ def first_to_fail() -> Iterator[None]:
     global _run
     _run = next(_runs)  # the notes of a run before, whose error somebody caught, are none of this one's
     try:
-        yield
+        with _parting_only_from_the_living():
+            yield
     except dist.DistError as error:
         if ranks() == 1:
             raise
