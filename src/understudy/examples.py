@@ -14,7 +14,7 @@ from understudy.address import Address
 from understudy.batch import Batch, Call, call, tensors
 from understudy.errors import InputError, UnderstudyError
 from understudy.reading import Reader
-from understudy.source import Source, source_of
+from understudy.source import Source, sized
 from understudy.tasks import Task
 
 __all__ = ["Examples", "device_of", "outputs"]
@@ -41,16 +41,7 @@ class Examples:
     @classmethod
     def read(cls, data: Any, name: str) -> Examples:
         """Go through the data once; raise InputError if it is empty, only iterates, or holds NaN or infinity."""
-        try:
-            source = source_of(data)
-        except InputError as error:
-            raise InputError(f"{name}: {str(error).removeprefix('data: ')}") from error
-        if not isinstance(source, Source):
-            raise InputError(
-                f"{name}: an iterable cannot be read twice; give tensors, arrays, a Dataset or a DataLoader."
-            )
-        if not source.samples:
-            raise InputError(f"{name}: has no sample.")
+        source = sized(data, name, lack="cannot be read twice")
         labels, sha = [], hashlib.sha256()
         for batch in source.in_order():
             _refuse_non_finite(name, batch)

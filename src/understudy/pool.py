@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from understudy.batch import Batch, ModelInputs
 from understudy.data.labels import absent
 from understudy.errors import InputError, choices, raise_all
-from understudy.source import Source, _Columns, source_of
+from understudy.source import Source, _Columns, sized, source_of
 
 __all__ = ["with_unlabelled"]
 
@@ -36,7 +36,10 @@ def with_unlabelled(labelled: Any, unlabelled: Any) -> Source:
     >>> [batch["label"].tolist() for batch in pooled.in_order()]
     [[7, 8, -100, -100]]
     """
-    parts = _sized("labelled", labelled), _sized("unlabelled", unlabelled)
+    parts = (
+        sized(labelled, "with_unlabelled: labelled", lack="has no ids"),
+        sized(unlabelled, "with_unlabelled: unlabelled", lack="has no ids"),
+    )
     if isinstance(parts[0].dataset, _Columns) and isinstance(parts[1].dataset, _Columns):
         raws = [part.dataset.rows(torch.arange(part.samples)) for part in parts]
         return source_of(_join(raws, raws[0], torch.arange(sum(p.samples for p in parts))))  # type: ignore[return-value]
@@ -69,20 +72,6 @@ class _Pool(Dataset[Any]):
             for part, mine in zip(self.parts, places, strict=True)
         ]
         return _join(raws, self.example, torch.tensor(places[0] + places[1]).argsort())
-
-
-def _sized(name: str, data: Any) -> Source:
-    try:
-        source = source_of(data)
-    except InputError as error:
-        raise InputError(f"with_unlabelled: {name}: {str(error).removeprefix('data: ')}") from error
-    if not isinstance(source, Source):
-        raise InputError(
-            f"with_unlabelled: {name}: an iterable has no ids; give tensors, arrays, a Dataset or a DataLoader."
-        )
-    if not source.samples:
-        raise InputError(f"with_unlabelled: {name}: has no sample.")
-    return source
 
 
 def _join(raws: Sequence[Any], example: Any, order: Tensor) -> Any:

@@ -16,7 +16,7 @@ from understudy.batch import Batch, tensors
 from understudy.data.order import preserved, seed_all
 from understudy.errors import CorruptError, InputError
 
-__all__ = ["Key", "Keyed", "Source", "Stream", "source_of"]
+__all__ = ["Key", "Keyed", "Source", "Stream", "sized", "source_of"]
 
 Key = tuple[int, int]
 """(epoch, sample): which sample, and which draw of what is random in it."""
@@ -108,6 +108,22 @@ def source_of(data: Any) -> Source | Stream:
     raise InputError(
         f"data: a {type(data).__name__} cannot be fed; allowed: tensors, a tuple or a mapping of tensors, a Dataset, a DataLoader, or an iterable of batches."
     )
+
+
+def sized(data: Any, where: str, *, lack: str) -> Source:
+    """A source that has samples, and their number; else InputError that begins with ``where``.
+
+    ``lack`` is what an iterable cannot do here, in words.
+    """
+    try:
+        source = source_of(data)
+    except InputError as error:
+        raise InputError(f"{where}: {str(error).removeprefix('data: ')}") from error
+    if not isinstance(source, Source):
+        raise InputError(f"{where}: an iterable {lack}; give tensors, arrays, a Dataset or a DataLoader.")
+    if not source.samples:
+        raise InputError(f"{where}: has no sample.")
+    return source
 
 
 class _Columns(Dataset[Any]):
