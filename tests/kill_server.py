@@ -42,6 +42,7 @@ from understudy import (
     feed,
     linear,
     source,
+    writing,
 )
 from understudy.checkpoint import Checkpoints, freeze, thaw
 from understudy.errors import UnderstudyError
@@ -192,7 +193,7 @@ class Reports(Callback):
 def report_saving(say: Any) -> None:
     """Say each stage of a save, so that a kill can fall between any two of them."""
     now: dict[str, Any] = {}
-    real = {name: getattr(checkpoint, name) for name in ("publish", "_sync", "write_text")}
+    real = {name: getattr(checkpoint, name) for name in ("publish", "sync", "write_text")}
 
     def publish(folder: Path, *args: Any) -> None:
         now.update(step=int(folder.name.removeprefix("step-")), syncs=0)
@@ -203,13 +204,14 @@ def report_saving(say: Any) -> None:
     def sync(path: Path) -> None:
         now["syncs"] = now.get("syncs", 0) + 1
         say(f"syncing {now.get('step', 'student')}.{now['syncs']}")
-        real["_sync"](path)
+        real["sync"](path)
 
     def write_text(path: Path, text: str) -> None:
         real["write_text"](path, text)
         say(f"saved {now['step']}")
 
-    checkpoint.publish, checkpoint._sync, checkpoint.write_text = publish, sync, write_text
+    checkpoint.publish, checkpoint.sync, checkpoint.write_text = publish, sync, write_text
+    writing.sync = sync
     handle = Interrupts._handle
 
     def handled(self: Interrupts, number: int, frame: Any) -> None:

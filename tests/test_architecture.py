@@ -9,13 +9,13 @@ import understudy
 
 ROOT = Path(understudy.__file__).parent
 LEAVES = ("data", "zoo", "tasks", "measure", "export", "report", "accept", "testing")
-GROUND = ("errors", "losses", "progress", "projectors")
+GROUND = ("errors", "losses", "modes", "progress", "projectors", "writing")
 ENGINE = (
     "parallel", "optimize", "settings", "source", "pool", "feed", "folder", "checkpoint", "environment", "signals", "callbacks", "play", "state",
     "validation", "engine",
 )  # fmt: skip
 ORDER = (
-    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "teachers", "reading", "term", "naming", "method", "methods", *ENGINE, "examples", "evaluate", "pages", "outcome", "plan", "job", "demo", "__main__",
+    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "teachers", "reading", "term", "naming", "method", "methods", *ENGINE, "examples", "evaluate", "pages", "outcome", "plan", "material", "preflight", "job", "rehearsal", "registry", "recipe", "demo", "cli", "__main__",
 )  # fmt: skip
 
 
@@ -74,8 +74,8 @@ def test_every_room_has_its_floor() -> None:
 def test_the_public_names_are_these() -> None:
     assert understudy.__all__ == [
         "Bar", "Batch", "Callback", "Distillation", "Ema", "Method", "ModelInputs", "Move", "Optim", "Part", "Progress", "Result",
-        "Settings", "TensorBoard", "Term", "call", "constant", "cosine", "distill", "linear", "losses", "methods", "projectors", "steps_at",
-        "tasks", "train",
+        "Settings", "TensorBoard", "Term", "call", "constant", "cosine", "data", "distill", "linear", "losses", "methods", "projectors",
+        "register", "steps_at", "tasks", "train",
     ]  # fmt: skip
     assert [name for name in understudy.__all__ if not hasattr(understudy, name)] == []
 

@@ -21,8 +21,9 @@ from torch import nn
 
 import understudy
 from understudy import checkpoint
-from understudy.checkpoint import DTYPES, Checkpoints, freeze, load_tensors, read, save_tensors, thaw, write_text
+from understudy.checkpoint import DTYPES, Checkpoints, freeze, read, thaw
 from understudy.errors import CorruptError, InputError, MachineError
+from understudy.writing import load_tensors, save_tensors, write_text
 
 torch.set_num_threads(1)
 
@@ -548,9 +549,10 @@ LIMITED = """
 import resource, sys
 import torch
 from pathlib import Path
-from understudy.checkpoint import Checkpoints, freeze, save_tensors
+from understudy.checkpoint import Checkpoints, freeze
 from understudy.errors import MachineError
 from understudy.folder import Journal
+from understudy.writing import save_tensors
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 Checkpoints(folder).save(1, *freeze({"w": torch.ones(1000)}))

@@ -7,11 +7,11 @@ from rich.console import Console
 
 from understudy import demo
 from understudy.__main__ import main
-from understudy.checkpoint import load_tensors
 from understudy.data.digits import digits
 from understudy.errors import InputError
 from understudy.measure import accuracy
 from understudy.outcome import Distilled
+from understudy.writing import load_tensors
 from understudy.zoo import CNN
 
 

@@ -1,5 +1,6 @@
 """What README and docs say is run and checked."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,15 @@ import pytest
 import torch
 
 import understudy as us
+from understudy import registry
 from understudy.address import Address
+from understudy.errors import InputError
+from understudy.recipe.complaints import complaints
+from understudy.recipe.examine import examine
+from understudy.recipe.frame import Recipe, Teacher, TermOf
+from understudy.recipe.reference import keys
+from understudy.recipe.schema import schema
+from understudy.recipe.text import read
 from understudy.testing import Says
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +49,73 @@ def test_the_readmes_table_is_what_the_demo_printed() -> None:
     printed = (ROOT / "docs/results/demo.txt").read_text()
     table = printed[printed.index("On test") : printed.index("The page:")].rstrip()
     assert table in README
+
+
+RECIPES = (ROOT / "docs/recipes.md").read_text()
+
+
+def recipes_in(*pages: str) -> list[str]:
+    return [block for page in pages for block in blocks(page, "yaml")]
+
+
+@pytest.mark.parametrize("text", recipes_in(README, RECIPES))
+def test_a_recipe_in_the_docs_is_sound_by_its_schema(text: str, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(text)
+    document = read(tmp_path / "my.yaml")
+    found = [
+        told for where, told in complaints(document, schema()) if where not in (("data",), ("student",), ("teacher",))
+    ]
+    assert found == [] if "labeled" not in text else len(found) == 4  # the one that shows what is refused
+
+
+def test_the_refusals_in_the_docs_are_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    wrong = next(text for text in recipes_in(RECIPES) if "labeled" in text)
+    Path("bad.yaml").write_text(wrong)
+    with pytest.raises(InputError) as error:
+        examine(read(Path("bad.yaml")))
+    assert f"```\n{error.value}\n```" in RECIPES
+
+
+def test_the_refusals_in_the_readme_are_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"^my.yaml:\d+: .*$", README, flags=re.MULTILINE)
+    Path("my.yaml").write_text(
+        "data: digits\n\nstudent: {name: CNN, channels: 8, chanels: 8}\nteacher: {model: {name: CNN, channels: 32}}\n"
+        "terms:\n  - {loss: cross_entropy, at: [student, batch.label]}\n"
+        "  - {loss: kl, at: [student, teacher], temprature: 4}\n  - {loss: mse, at: [student.layr2, teacher.layer2]}\n"
+    )
+    with pytest.raises(InputError) as error:
+        examine(read(Path("my.yaml")))
+    assert str(error.value).split("\n") == lines
+
+
+@pytest.mark.parametrize("kind", [Recipe, Teacher, TermOf])
+def test_the_keys_in_the_docs_are_those_of_recipes(kind: type) -> None:
+    assert keys(kind) in RECIPES  # python -m understudy.recipe.reference
+
+
+def test_the_schema_beside_the_ready_recipes_is_theirs() -> None:
+    there = (ROOT / "src/understudy/recipe/recipes/schema.json").read_text()
+    assert json.loads(there) == json.loads(json.dumps(schema()))  # understudy schema > recipes/schema.json
+
+
+def test_the_plugin_in_the_docs_runs(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    plugin = next(block for block in blocks(RECIPES, "python") if "@register" in block)
+    (tmp_path / "my_models.py").write_text(plugin)
+    (tmp_path / "my.yaml").write_text(
+        "data: digits\nstudent: {name: Tiny, width: 32}\nteacher: {model: {name: CNN, channels: 32}}\n"
+        "terms: [{loss: huber, at: [student, teacher], delta: 2}]\n"
+    )
+    before = dict(registry._PLUGGED)
+    try:
+        assert [e.name for e in registry.load_plugin(tmp_path / "my_models.py")] == ["Tiny", "huber"]
+        examined = examine(read(tmp_path / "my.yaml"))
+    finally:
+        registry._PLUGGED.clear()
+        registry._PLUGGED.update(before)
+    assert examined.resolved.value["student"] == {"name": "Tiny", "inputs": 1, "classes": 10, "width": 32}
 
 
 def test_every_address_in_the_docs_parses_and_is_read_back() -> None:

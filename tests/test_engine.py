@@ -37,12 +37,13 @@ from understudy import (
 from understudy import engine as engine_module
 from understudy import play as play_module
 from understudy.callbacks import flattened
-from understudy.checkpoint import Checkpoints, load_tensors, thaw
+from understudy.checkpoint import Checkpoints, thaw
 from understudy.data.order import permutation
 from understudy.errors import InputError, MachineError, NonFiniteError
 from understudy.losses import cross_entropy, kl, mse
 from understudy.measure.quality import agreement
 from understudy.projectors import Linear
+from understudy.writing import load_tensors
 
 torch.set_num_threads(1)
 
@@ -178,7 +179,7 @@ class Fails(Callback):
         ("LBFGS", "Optim: LBFGS evaluates the loss several times in one step, but a move has one loss"),
         ("SparseAdam", "Optim: SparseAdam takes sparse gradients only"),
         ("Optimizer", "torch.optim has no optimizer 'Optimizer'"),
-        ("AdamX", "torch.optim has no optimizer 'AdamX'. Did you mean 'Adam'"),
+        ("AdamX", "torch.optim has no optimizer 'AdamX'. Did you mean 'Adamax'"),
     ],
 )
 def test_an_optimizer_that_cannot_work_is_refused_by_name(name: str, told: str) -> None:

@@ -78,6 +78,20 @@ def test_choices_names_the_nearest() -> None:
     assert choices("layr4", ["layer3", "layer4"]) == "Did you mean 'layer4'?"
 
 
+@pytest.mark.parametrize(
+    ("given", "allowed", "meant"),
+    [
+        ("KD", ["alone", "kd"], "kd"),
+        ("adamw", ["SGD", "AdamW"], "AdamW"),
+        ("LAYR4", ["layer3", "layer4"], "layer4"),
+        ("Bluk", ["block", "bulk", "Bulk"], "Bulk"),  # of two that are equally near but for their case, the nearer one
+        ("bluk", ["block", "Bulk", "bulk"], "bulk"),
+    ],
+)
+def test_choices_names_the_nearest_in_whichever_case(given: str, allowed: list[str], meant: str) -> None:
+    assert choices(given, allowed) == f"Did you mean {meant!r}?"
+
+
 def test_choices_does_not_guess_where_nothing_is_near() -> None:
     assert choices("head", ["layer3", "layer4"]) == "Allowed: layer3, layer4."
 

@@ -1,6 +1,7 @@
 """The whole job, on small data."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from torch import Tensor, nn
 import understudy as us
 from understudy import evaluate as evaluate_module
 from understudy import job as job_module
-from understudy.checkpoint import load_tensors, save_tensors
-from understudy.errors import InputError
+from understudy import material, preflight
+from understudy import outcome as outcome_module
+from understudy.checkpoint import Checkpoints, thaw
+from understudy.errors import InputError, MachineError
 from understudy.folder import Lock
 from understudy.outcome import Distilled
+from understudy.state import digest
 from understudy.teachers import Stored
+from understudy.writing import load_tensors, save_tensors
 
 Split = tuple[Tensor, Tensor]
 
@@ -158,7 +163,8 @@ def test_the_test_data_is_used_once_and_only_at_the_end(teacher: nn.Module, monk
         used.append((examples.name, examples.samples))
         return real(model, examples, **options)
 
-    monkeypatch.setattr(job_module, "outputs", before)
+    for module in (material, preflight, job_module):
+        monkeypatch.setattr(module, "outputs", before)
     run(teacher, epochs=1)
     assert {name for name, samples in used if samples > 1} == {"train", "valid"}  # one sample, to see that it fits
 
@@ -233,6 +239,97 @@ def test_a_job_that_is_broken_off_ends_as_one_that_was_not(
         assert {k: a[k] for k in same} == {k: b[k] for k in same}
 
 
+def test_the_seeds_count_on_from_the_first(teacher: nn.Module, tmp_path: Path) -> None:
+    both = run(teacher, seeds=2, epochs=2)
+    later = run(teacher, seed=1, epochs=2, folder=tmp_path / "run")
+    first, second = ({s: digest(m) for s, m in t.students.items()} for t in both.evidence.trials)
+    (trial,) = later.evidence.trials
+    assert {s: digest(m) for s, m in trial.students.items()} == second
+    assert set(first.values()).isdisjoint(second.values())
+    assert [t.seed for t in both.evidence.trials] == [0, 1]
+    assert (trial.seed, later.seed, later.recipe["seed"]) == (1, 1, "1")
+    assert "the kept student of seed 1," in later.verdict[-1]
+    assert [p.name for p in (tmp_path / "run" / "distilled").iterdir()] == ["seed-1"]
+    assert [c["seed"] for c in later.page["curves"]] == [1, 1, 1]
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """The results that two runs of a job have in common: all but what was timed."""
+    told: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    timed = ("seconds", "latency", "peak_memory")
+    told["rows"] = [{k: v for k, v in row.items() if not k.startswith(timed)} for row in told["rows"]]
+    return {k: v for k, v in told.items() if k != "seconds"}
+
+
+def test_the_results_are_in_the_folder(result: Distilled) -> None:
+    assert result.path is not None
+    told = json.loads((result.path / "results.json").read_text(encoding="utf-8"))
+    assert told == result.results()
+    assert told["rows"] == result.rows
+    assert (told["verdict"], told["reasons"], told["accepted"]) == (result.verdict, result.reasons, False)
+    assert (told["task"], told["metric"], told["measured_on"]) == ("classification", "accuracy", "test")
+    assert told["seeds"] == [0, 1, 2]
+    best = next(t for t in result.evidence.trials if t.seed == told["seed"])
+    assert digest(best.students["kept"]) == digest(result.student)
+    assert {stage: len(seconds) for stage, seconds in told["seconds"].items()} == {
+        "soft labels": 1, "alone": 3, "distilled": 3, "fine-tuned": 3,
+    }  # fmt: skip
+    assert not (result.path / "teacher.safetensors").exists()  # it came as it is
+
+
+def test_a_finished_job_that_is_resumed_leaves_the_same_results(tmp_path: Path) -> None:
+    def again(resume: bool) -> Distilled:
+        torch.manual_seed(0)
+        return run(mlp(64), teacher_epochs=10, seeds=2, epochs=2, folder=tmp_path / "run", resume=resume)
+
+    again(False)
+    files = {name: (tmp_path / "run" / name).read_bytes() for name in ("student.safetensors", "teacher.safetensors")}
+    facts, page = facts_of(tmp_path / "run"), json.loads((tmp_path / "run" / "page.json").read_text())
+    second = again(True)
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in files} == files
+    assert facts_of(tmp_path / "run") == facts
+    resumed = json.loads((tmp_path / "run" / "page.json").read_text())
+    assert {k: v for k, v in resumed.items() if k != "rows"} == {k: v for k, v in page.items() if k != "rows"}
+    written = load_tensors(tmp_path / "run" / "teacher.safetensors")
+    assert all(torch.equal(written[k], v) for k, v in second.teacher.state_dict().items())
+    # What was trained before the resume counts: a teacher is not free because it was there already.
+    saved = Checkpoints(tmp_path / "run" / "teacher" / "seed-0" / "checkpoints").load()
+    assert saved is not None
+    assert second.rows[0]["seconds"] >= thaw(*saved)["seconds"] > 0
+
+
+def test_a_job_that_cannot_write_its_page_is_done_when_it_is_resumed(
+    teacher: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = outcome_module.write_json
+
+    def full(path: Path, *args: Any, **options: Any) -> None:
+        if path.name == "page.json":
+            raise MachineError("the disk is full")
+        real(path, *args, **options)
+
+    monkeypatch.setattr(outcome_module, "write_json", full)
+    with pytest.raises(MachineError):
+        run(teacher, folder=tmp_path / "run", epochs=1)
+    before = facts_of(tmp_path / "run")
+    monkeypatch.undo()
+    run(teacher, folder=tmp_path / "run", epochs=1, resume=True)
+    assert facts_of(tmp_path / "run") == before
+    assert (tmp_path / "run" / "page.json").exists()
+
+
+def test_a_job_that_is_refused_leaves_no_folder(teacher: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        run(teacher, folder=tmp_path / "run", classes=["a"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_may_be_in_the_folder_before_its_job(teacher: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("student: ...")
+    run(teacher, folder=tmp_path, epochs=1)
+    assert (tmp_path / "recipe.yaml").read_text() == "student: ..."
+
+
 def test_regression_and_multi_label_are_inferred(teacher: nn.Module) -> None:
     inputs = torch.randn(200, 2, generator=torch.Generator().manual_seed(5))
     values = (inputs[:, :1] * 2 - inputs[:, 1:]).contiguous()
@@ -292,6 +389,11 @@ def with_nan() -> Split:
         ({"method": "kdd"}, "Did you mean 'kd'"),
         ({"temprature": 3}, "Did you mean 'temperature'"),
         ({"epochs": 0, "seeds": -1}, "(?s)epochs=0.*seeds=-1"),
+        ({"seed": -1, "seeds": 1.5}, "(?s)seed=-1 must be a whole number, 0 or above.*seeds=1.5"),
+        ({"seed": True}, "seed=True"),
+        ({"sed": 3}, "Did you mean 'seed'"),
+        ({"method": "KD"}, "Did you mean 'kd'"),
+        ({"train": (torch.zeros(0, 2), torch.zeros(0).long()), "epochs": 0, "classes": 3}, "(?s)epochs=0.*classes=3"),
         ({"accept": {"acuracy": ">= 1"}}, "Did you mean 'accuracy'"),
         ({"teacher_epochs": 1, "train": (blobs(20, 0)[0],)}, "its data must have labels"),
     ],

@@ -244,7 +244,7 @@ def test_the_dry_run_lists_every_problem_at_once():
         [
             "label 7 at [0] is not a class",
             "kl: shapes [8, 3] (student) and [8, 4] (teacher) differ in axis 1",
-            "Add `project=Conv1x1()` or `project=Linear()` to the term",
+            "Add `project=Linear()` to the term (6 -> 10 features)",
             "use Linear(6, 10), or Linear() to have the sizes fitted",
             "has no field 'soft'",
         ],

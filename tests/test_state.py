@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 import understudy as us
-from understudy.checkpoint import load_tensors
 from understudy.errors import InputError
 from understudy.state import digest, snapshot, whole
+from understudy.writing import load_tensors
 
 
 class Tied(nn.Module):

@@ -13,16 +13,12 @@ kill, a full disk or a power cut leaves the old checkpoint or the new one, never
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
-import os
 import shutil
-import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +27,10 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from understudy.errors import CorruptError, InputError, MachineError
+from understudy.errors import CorruptError, InputError
+from understudy.writing import disk, plain, sweep, sync, temporary, write_text
 
-__all__ = ["Checkpoints", "freeze", "load_tensors", "publish", "save_tensors", "sweep", "thaw", "write_text"]
+__all__ = ["Checkpoints", "freeze", "publish", "read", "thaw"]
 
 FORMAT = 1
 TENSORS, TREE, MANIFEST, LATEST = "state.safetensors", "state.json", "manifest.json", "latest"
@@ -103,112 +100,28 @@ def thaw(frozen: Any, tensors: Mapping[str, Tensor]) -> Any:
     return frozen
 
 
-@contextmanager
-def _disk(path: Path, need: int) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder into a MachineError with path, need and free bytes."""
-    try:
-        yield
-    except (OSError, safetensors.SafetensorError) as error:
-        told = ("No space left", "File too large", "quota exceeded")  # safetensors gives no errno
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-            words in str(error) for words in told
-        )
-        free = shutil.disk_usage(next(p for p in [path, *path.parents] if p.exists())).free
-        what = (
-            f"the disk is full: {need:,} bytes are needed, {free:,} are free. Free some space and resume"
-            if full
-            else f"{error}"
-        )
-        raise MachineError(f"{path}: cannot be written: {what}. What was saved before is intact.") from error
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with _disk(path, sum(t.nbytes for t in tensors.values())):
-        try:
-            safetensors.torch.save_file(_plain(tensors), temporary)
-            _sync(temporary)
-            temporary.replace(path)
-            _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; CorruptError if it is none."""
-    try:
-        return dict(safetensors.torch.load_file(path))
-    except (OSError, safetensors.SafetensorError, ValueError) as error:
-        raise CorruptError(f"{path}: is not a readable safetensors file: {error}") from error
-
-
-def sweep(folder: Path) -> None:
-    """Delete what a killed process left half written. For the folder's owner only: it spares nobody's work."""
-    for debris in folder.glob(".*." + "[0-9a-f]" * 32):
-        if debris.is_dir():
-            shutil.rmtree(debris, ignore_errors=True)
-        else:
-            debris.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    data = text.encode()
-    with _disk(path, len(data)):
-        try:
-            temporary.write_bytes(data)
-            _sync(temporary)
-            temporary.replace(path)
-            _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Views of one storage become tensors of their own, which is what safetensors takes.
-    held: dict[int, str] = {}
-    plain = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        storage = tensor.untyped_storage()
-        shared = held.setdefault(storage.data_ptr(), name) != name or storage.nbytes() != tensor.nbytes
-        plain[name] = tensor.clone() if shared else tensor
-    return plain
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def publish(folder: Path, tree: Any, tensors: Mapping[str, Tensor]) -> None:
     """Write a checkpoint folder whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    plain = _plain(tensors)
+    new = temporary(folder)
+    held = plain(tensors)
     text = json.dumps({"format": FORMAT, "tree": tree}, allow_nan=False)
-    with _disk(folder, sum(t.nbytes for t in plain.values()) + len(text)):
+    with disk(folder, sum(t.nbytes for t in held.values()) + len(text)):
         try:
-            temporary.mkdir(parents=True)
-            safetensors.torch.save_file(plain, temporary / TENSORS)
-            (temporary / TREE).write_text(text)
-            manifest = {"format": FORMAT, "files": {n: _digests(temporary / n) for n in (TENSORS, TREE)}}
+            new.mkdir(parents=True)
+            safetensors.torch.save_file(held, new / TENSORS)
+            (new / TREE).write_text(text)
+            manifest = {"format": FORMAT, "files": {n: _digests(new / n) for n in (TENSORS, TREE)}}
             body = json.dumps(manifest, indent=1)
-            (temporary / MANIFEST).write_text(_sealed(body))
+            (new / MANIFEST).write_text(_sealed(body))
             for name in (TENSORS, TREE, MANIFEST):
-                _sync(temporary / name)
-            _sync(temporary)
+                sync(new / name)
+            sync(new)
             if folder.exists():
                 shutil.rmtree(folder)  # of a run that was resumed from before this step
-            temporary.rename(folder)
-            _sync(folder.parent)
+            new.rename(folder)
+            sync(folder.parent)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def _sha(data: bytes | memoryview) -> str:

@@ -1,4 +1,4 @@
-"""The main job on real images, end to end, in about two minutes.
+"""The main job on real images, end to end, in about two minutes: the ready recipe ``digits``.
 
 A team has 200 labelled handwritten digits and 800 without labels, and a teacher of 57 thousand parameters that was
 trained on all 1,000 with labels. What can a student of 4 thousand parameters learn from the 200 labels, and what from
@@ -10,90 +10,66 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
 from rich.console import Console
-from torch import Tensor
 
-from understudy.data.digits import digits
-from understudy.errors import InputError, MachineError
-from understudy.job import distill
-from understudy.losses.response import UNLABELLED
-from understudy.outcome import Distilled
+from understudy.errors import InputError
+from understudy.folder import Lock
 from understudy.plan import FACTS
-from understudy.zoo import CNN
+from understudy.recipe.ready import ready
+from understudy.recipe.running import ENVIRONMENT, RECIPE, REPORT, Ran
+from understudy.recipe.running import run as run_recipe
+from understudy.recipe.text import Place, read
 
 __all__ = ["run"]
 
-LABELLED = 200
-EPOCHS, TEACHER_EPOCHS = 40, 30
-OURS = {"run", "report.html", "deploy"}  # what a demo makes, and the next one may replace
+TYPED = "understudy demo"
+"""The origin of a demo's own values in its recipe, by which the next one knows it."""
+
+OURS = (
+    FACTS, RECIPE, ENVIRONMENT, REPORT, "lock", "results.json", "page.json", "teacher", "alone", "distilled", "fine-tuned", "deploy",
+    "student.safetensors", "teacher.safetensors", "soft-labels-*.safetensors",
+)  # fmt: skip
+"""What a demo makes, and the next one may replace."""
 
 
 def run(
-    seeds: int = 5, *, out: Path = Path("runs/demo"), console: Console | None = None, epochs: int = EPOCHS
-) -> Distilled:
-    """Do the whole job, print the table, and write page, student and exported folder to ``out``.
+    seeds: int = 5, *, out: Path = Path("runs/demo"), console: Console | None = None, epochs: int | None = None
+) -> Ran:
+    """Do the whole job, print the table, and write everything to ``out``.
 
     Raises: InputError if ``out`` holds something else than an earlier demo.
     """
-    console = console or Console()
-    data = digits()
+    console = console or Console(highlight=False)
+    recipe = read(ready()["digits"].path)
+    typed = Place(TYPED, 0, Path())
+    recipe.set(("seeds",), seeds, typed)
+    if epochs is not None:
+        recipe.set(("epochs",), epochs, typed)
+        recipe.set(("teacher", "epochs"), epochs, typed)
     _clear(out)
-    images, labels = data.train
-    console.print(
-        f"[bold]understudy demo[/bold]: {len(images)} images of handwritten digits, {LABELLED} of them labelled\n"
-    )
-    torch.manual_seed(0)
-    result = distill(
-        lambda: CNN(8),
-        CNN(32),
-        (images, _hide(labels)),
-        data.valid,
-        test=data.test,
-        epochs=epochs,
-        seeds=seeds,
-        teacher_epochs=min(TEACHER_EPOCHS, epochs),
-        teacher_data=data.train,
-        temperature=2.0,
-        alpha=1.0,
-        folder=out / "run",
-        device="cpu",
-        console=console,
-    )
-    console.print()
-    result.show(console)
-    page = result.report(out / "report.html")
-    told = result.export(out / "deploy")
-    console.print(
-        f"\nThe page:    {page}\nThe student: {out / 'run' / 'student.safetensors'}\n"
-        f"To deploy:   {out / 'deploy'} (model.onnx, preprocessing.json, predict.py; test accuracy of the file {told['accuracy']:.3f})",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return result
-
-
-def _hide(labels: Tensor) -> Tensor:
-    """The labels, all but the first 200 taken away."""
-    hidden = labels.clone()
-    hidden[LABELLED:] = UNLABELLED
-    return hidden
+    console.print("understudy demo: 1,000 images of handwritten digits, 200 of them labelled\n")
+    return run_recipe(recipe, out, console=console)
 
 
 def _clear(out: Path) -> None:
-    """Make the folder, empty but for a demo's own files, which are deleted; refuse anything else in it."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file. Choose another folder with --out.")
-    found = {file.name for file in out.iterdir()} if out.exists() else set()
-    if found and (found - OURS or not (out / "run" / FACTS).exists()):
-        told = ", ".join(sorted(found - OURS or found)[:3])
+    """Delete an earlier demo; refuse a folder with anything else in it, such as another run."""
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    found = sorted(out.iterdir())
+    foreign = [file.name for file in found if not any(file.match(pattern) for pattern in OURS)]
+    if foreign or not _is_demo(out / RECIPE):
+        told = ", ".join((foreign or [file.name for file in found])[:3])
         raise InputError(f"{out}: holds {told}, which no demo made. Choose another folder with --out.")
-    for name in found:
-        if (out / name).is_dir():
-            shutil.rmtree(out / name)
-        else:
-            (out / name).unlink()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"{out}: cannot be made: {error}. Choose another folder with --out.") from error
+    lock = Lock(out)
+    lock.take()  # it may be running still
+    for file in found:
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        elif file.name != "lock":
+            file.unlink()
+    lock.release()
+
+
+def _is_demo(recipe: Path) -> bool:
+    """Whether a resolved recipe says that its seeds come from a demo."""
+    return recipe.is_file() and f"# {TYPED}\n" in recipe.read_text(encoding="utf-8", errors="replace")

@@ -21,7 +21,7 @@ from torch import nn
 from understudy import parallel
 from understudy.batch import Batch
 from understudy.callbacks import Callback
-from understudy.checkpoint import Checkpoints, freeze, save_tensors, sweep, thaw
+from understudy.checkpoint import Checkpoints, freeze, thaw
 from understudy.data.order import preserved, seed_all
 from understudy.environment import differences, environment
 from understudy.errors import InputError, Interrupted
@@ -34,6 +34,7 @@ from understudy.signals import Interrupts
 from understudy.state import check_arguments, compare, identity, level, load_module, load_player, pace, whole
 from understudy.teachers.ema import Ema
 from understudy.validation import Validate, Validation
+from understudy.writing import save_tensors, sweep
 
 __all__ = ["Result", "train"]
 

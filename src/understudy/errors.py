@@ -99,17 +99,20 @@ class Interrupted(UnderstudyError):
 
 
 def choices(given: object, allowed: Iterable[object], most: int = 12) -> str:
-    """A sentence with the name nearest to what was given, or all that is allowed.
+    """A sentence with the name nearest to what was given, in whichever case, or all that is allowed.
 
     >>> choices("layr4", ["layer3", "layer4"])
     "Did you mean 'layer4'?"
+    >>> choices("ADAM", ["SGD", "Adam"])
+    "Did you mean 'Adam'?"
     >>> choices("x", ["layer3", "layer4"])
     'Allowed: layer3, layer4.'
     """
     names = [str(name) for name in allowed]
-    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(str(given).casefold(), [name.casefold() for name in names], n=1, cutoff=0.7)
     if near:
-        return f"Did you mean {near[0]!r}?"
+        alike = [name for name in names if name.casefold() == near[0]]
+        return f"Did you mean {difflib.get_close_matches(str(given), alike, n=1, cutoff=0)[0]!r}?"
     if not names:
         return "Nothing is allowed here."
     more = f", ... ({len(names)} in all)" if len(names) > most else ""

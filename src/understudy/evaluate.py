@@ -18,8 +18,8 @@ from understudy.engine import Result
 from understudy.errors import UnderstudyError
 from understudy.examples import Examples, device_of, outputs
 from understudy.export import to_onnx
-from understudy.export.model import evaluating
 from understudy.measure import gap_closed, interval, latency, paired, parameters, peak_memory, size_mb
+from understudy.modes import evaluating
 from understudy.tasks import Task
 
 __all__ = ["FIGURES", "STAGES", "Evidence", "Trial", "best_trial", "costs", "decide", "quality", "rows", "verdict"]
@@ -89,9 +89,9 @@ class Evidence:
         """Those that there are, in order."""
         return ["teacher", *(s for s in STAGES if s in self.trials[0].students)]
 
-    def model(self, stage: str, seed: int = 0) -> Any:
-        """A stage's model."""
-        return self.teacher if stage == "teacher" else self.trials[seed].students[stage]
+    def model(self, stage: str, at: int = 0) -> Any:
+        """A stage's model, of the trial at this place."""
+        return self.teacher if stage == "teacher" else self.trials[at].students[stage]
 
 
 def quality(evidence: Evidence) -> Figures:
@@ -99,13 +99,10 @@ def quality(evidence: Evidence) -> Figures:
     taught = outputs(evidence.teacher, evidence.data, give=evidence.give)
     told: Figures = {}
     for stage in evidence.stages:
-        for seed in range(len(evidence.trials)):
+        for at in range(len(evidence.trials)):
             # The teacher is one model: it is the same for every seed.
-            made = (
-                taught
-                if stage == "teacher"
-                else outputs(evidence.model(stage, seed), evidence.data, give=evidence.give)
-            )
+            of_teacher = stage == "teacher"
+            made = taught if of_teacher else outputs(evidence.model(stage, at), evidence.data, give=evidence.give)
             for name, value in _figures(evidence, made, taught, stage).items():
                 told.setdefault(stage, {}).setdefault(name, []).append(value)
     return told
@@ -173,8 +170,7 @@ def _none(value: float) -> float | None:
 
 
 def _share(task: Task, told: Figures, stage: str) -> float | None:
-    sign = 1 if task.best_is == "max" else -1
-    teacher, alone, student = ([sign * v for v in told[s][task.metric]] for s in ("teacher", "alone", stage))
+    teacher, alone, student = ([task.sign * v for v in told[s][task.metric]] for s in ("teacher", "alone", stage))
     return gap_closed(teacher, alone, student)
 
 
@@ -218,7 +214,9 @@ def verdict(evidence: Evidence, told: Figures) -> list[str]:
     lines += _unfinished(evidence)
     best = best_trial(task, evidence.trials)
     figure = told["kept"][task.metric][best]
-    lines.append(f"Handed on: the kept student of seed {best}, the best by validation ({task.metric} {figure:.3f}).")
+    lines.append(
+        f"Handed on: the kept student of seed {evidence.trials[best].seed}, the best by validation ({task.metric} {figure:.3f})."
+    )
     return lines
 
 
@@ -243,7 +241,7 @@ def _no_gap(task: Task, told: Figures) -> str:
 
 
 def best_trial(task: Task, trials: Sequence[Trial]) -> int:
-    """The trial whose kept student is best by validation."""
+    """The place of the trial whose kept student is best by validation."""
     best = 0
     for i, trial in enumerate(trials):
         if task.better(trial.valid(trial.chosen, task), trials[best].valid(trials[best].chosen, task)):
@@ -254,10 +252,9 @@ def best_trial(task: Task, trials: Sequence[Trial]) -> int:
 def _compare(
     task: Task, what: str, than: str, these: Mapping[str, Sequence[float]], those: Mapping[str, Sequence[float]]
 ) -> str:
-    sign = 1 if task.best_is == "max" else -1
-    a, b = ([sign * v for v in figures[task.metric]] for figures in (these, those))
+    a, b = ([task.sign * v for v in figures[task.metric]] for figures in (these, those))
     test = paired(a, b)
-    change = f"{sign * test.difference.mean:+.3f}"
+    change = f"{task.sign * test.difference.mean:+.3f}"
     if test.difference.half is None or test.p_value is None:
         return f"{what} changed {task.metric} by {change} against {than} (one seed: no interval)."
     if test.difference.half == 0:

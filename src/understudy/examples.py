@@ -65,13 +65,15 @@ class Examples:
         if bool(known.all()):
             return self
         ids = known.nonzero().flatten()
-        return Examples(self.name, self.source.subset(ids), self.labels[ids]) if len(ids) else None
+        return self.only(ids) if len(ids) else None
 
     def few(self, count: int) -> Examples:
         """The first samples."""
-        count = min(count, self.samples)
-        labels = None if self.labels is None else self.labels[:count]
-        return Examples(self.name, self.source.subset(torch.arange(count)), labels)
+        return self.only(torch.arange(min(count, self.samples)))
+
+    def only(self, ids: Tensor) -> Examples:
+        """The samples of these ids, in this order."""
+        return Examples(self.name, self.source.subset(ids), None if self.labels is None else self.labels[ids])
 
     def inputs(self) -> Tensor | None:
         """What a model is given of all samples, where that is one tensor; else None."""

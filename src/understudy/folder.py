@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import socket
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from understudy.errors import CorruptError, InputError, MachineError
+from understudy.writing import disk, strict
 
 __all__ = ["Journal", "Lock"]
 
@@ -63,7 +63,7 @@ class Lock:
             ) from error
         self._file = file
         _held.add(self)
-        with _disk(self.path):
+        with disk(self.path):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
@@ -97,22 +97,22 @@ class Journal:
                 raise CorruptError(
                     f"{self.path}: has {size:,} bytes, but the checkpoint was made after {at:,}: it was cut short."
                 )
-        with _disk(self.path):
+        with disk(self.path):
             if at:
                 os.truncate(self.path, at)
             self._file = self.path.open("a" if at else "w")
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a line."""
-        if self._file is not None:
-            with _disk(self.path):
-                self._file.write(json.dumps(_strict(record), allow_nan=False) + "\n")
+        if self.path is not None and self._file is not None:
+            with disk(self.path):
+                self._file.write(json.dumps(strict(record), allow_nan=False) + "\n")
 
     def sync(self) -> int:
         """Force all lines to the disk; returns the file's length in bytes."""
-        if self._file is None:
+        if self.path is None or self._file is None:
             return 0
-        with _disk(self.path):
+        with disk(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
             return self._file.tell()
@@ -120,23 +120,6 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         file, self._file = self._file, None
-        if file is not None:
-            with _disk(self.path):
+        if self.path is not None and file is not None:
+            with disk(self.path):
                 file.close()
-
-
-@contextmanager
-def _disk(path: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise MachineError(f"{path}: cannot be written: {error}") from error
-
-
-def _strict(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null in their place."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: _strict(v) for k, v in value.items()}
-    return [_strict(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from understudy.address import Address
 from understudy.batch import Batch, Call, call
 from understudy.errors import InputError, UnderstudyError, raise_all
+from understudy.modes import evaluating
 from understudy.naming import check_models, mislaid_label, unique, warn_of_idle
 from understudy.progress import START, Progress
 from understudy.reading import Reader
@@ -260,14 +261,8 @@ class Distillation(Method):
         Returns: a line for each term.
         Raises: InputError that lists what is wrong with any of them.
         """
-        training = [m for m in self.modules() if m.training]
-        self.eval()
-        try:
-            batch = self.prepare(batch, START)
-            return self._try_terms(batch)
-        finally:
-            for module in training:
-                module.training = True
+        with evaluating(self):
+            return self._try_terms(self.prepare(batch, START))
 
     def _try_terms(self, batch: Batch) -> list[Reading]:
         lines, problems = [], []

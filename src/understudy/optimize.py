@@ -17,7 +17,7 @@ from understudy.errors import InputError, choices, raise_all
 from understudy.parallel import average_gradients, sum_over_ranks
 from understudy.progress import Curve, Progress, constant, described, warmed_up
 
-__all__ = ["Optim", "Player"]
+__all__ = ["Optim", "Player", "optimizers"]
 
 _UNFIT = {
     "LBFGS": "evaluates the loss several times in one step, but a move has one loss",
@@ -112,14 +112,21 @@ class Optim:
         return f"Optim({self.name!r}, {options}, schedule={described(self.schedule)})"
 
 
+def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
+    """Those of torch.optim that a move can use, by name."""
+    return {name: kind for name, kind in _of_torch().items() if name not in _UNFIT}
+
+
+def _of_torch() -> dict[str, type[torch.optim.Optimizer]]:
+    root = torch.optim.Optimizer
+    found = {n: c for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, root)}
+    return {name: found[name] for name in sorted(found) if found[name] is not root}
+
+
 def _optimizer(name: str) -> type[torch.optim.Optimizer]:
-    known = {
-        n: c
-        for n, c in vars(torch.optim).items()
-        if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer
-    }
+    known = _of_torch()
     if name not in known:
-        raise InputError(f"Optim: torch.optim has no optimizer {name!r}. {choices(name, known)}")
+        raise InputError(f"Optim: torch.optim has no optimizer {name!r}. {choices(name, optimizers())}")
     if name in _UNFIT:
         raise InputError(f"Optim: {name} {_UNFIT[name]}. AdamW or SGD is usual.")
     return known[name]

@@ -4,55 +4,40 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from torch import nn
 
-from understudy.checkpoint import write_text
-from understudy.errors import InputError, MachineError
-from understudy.evaluate import Evidence
+from understudy.errors import InputError
+from understudy.examples import Examples
 from understudy.export import run_onnx, to_onnx, write_folder
-from understudy.pages import contents
+from understudy.pages import PAGE, Outcome, contents, write_page
 from understudy.report import Column, render
+from understudy.state import whole
 from understudy.tasks import Task
+from understudy.writing import make_folder, save_tensors, strict, write_json
 
-__all__ = ["Distilled"]
+__all__ = ["Distilled", "deploy"]
 
+STUDENT, TEACHER, RESULTS = "student.safetensors", "teacher.safetensors", "results.json"
 CHECKED = 256  # samples on which an exported file is compared with its model
 
 
 @dataclass(frozen=True)
-class Distilled:
-    """What :func:`understudy.distill` returns.
+class Distilled(Outcome):
+    """What :func:`understudy.distill` returns: what was found out, and the models.
 
     Attributes:
         student: the kept student of the seed that is best by validation, in eval mode.
         teacher: as it was given, or trained.
-        task: what the labels mean.
-        rows: the table: a row for each stage, means over seeds, units in the keys; ``*_ci95`` is half the width of the
-            95 % t-interval, None for a single model.
-        verdict: what the table says, in words.
-        accepted: whether every condition is met; None if there was none.
-        reasons: a sentence for each condition.
-        path: the run's folder; None if nothing was written.
-        measured_on: "test", or "valid" where there was no test data.
     """
 
     student: nn.Module
     teacher: Any
-    task: Task
-    rows: list[dict[str, Any]]
-    verdict: list[str]
-    accepted: bool | None
-    reasons: list[str]
-    path: Path | None
-    measured_on: str
-    classes: Sequence[str] | None = field(repr=False)
-    recipe: Mapping[str, str] = field(repr=False)
-    evidence: Evidence = field(repr=False)
 
     def __str__(self) -> str:
         screen = io.StringIO()
@@ -74,16 +59,32 @@ class Distilled:
         if self.accepted is not None:
             console.print("Accepted." if self.accepted else "Not accepted.", highlight=False)
 
+    @cached_property
+    def page(self) -> dict[str, Any]:
+        """What the page shows, as plain data."""
+        return contents(self)
+
     def report(self, path: str | Path) -> Path:
         """Write the page: one HTML file that needs no network. Needs ``understudy[report]``."""
-        from understudy.report.page import page
+        return write_page(path, self.page)
 
-        path = Path(path)
-        if path.suffix not in (".html", ".htm") or path.is_dir():
-            raise InputError(f"report: {path} is not the name of a page; give one that ends in .html.")
-        _make(path.parent)
-        write_text(path, page(contents(self)))
-        return path
+    def keep(self, *, with_teacher: bool) -> None:
+        """Write models, results and what the page shows into the job's folder, if it has one; what is there is replaced."""
+        if self.path is None:
+            return
+        save_tensors(self.path / STUDENT, whole(self.student))
+        if with_teacher:
+            save_tensors(self.path / TEACHER, whole(self.teacher))
+        write_json(self.path / RESULTS, self.results())
+        write_json(self.path / PAGE, self.page, indent=None)
+
+    def results(self) -> dict[str, Any]:
+        """What was found out, as strict JSON can hold it: None for what is not defined. ``seed`` is the kept student's."""
+        told = {name: getattr(self, name) for name in ("rows", "verdict", "accepted", "reasons", "measured_on", "seed")}
+        told |= {"task": self.task.name, "metric": self.task.metric}
+        told |= {"seeds": [t.seed for t in self.evidence.trials], "seconds": self.evidence.seconds}
+        plain: dict[str, Any] = strict(told)
+        return plain
 
     def export(self, path: str | Path, *, preprocessing: Mapping[str, Any] | None = None) -> dict[str, float]:
         """Write the student for deployment: as an ONNX file, or as a folder with model, preprocessing and ``predict.py``.
@@ -97,42 +98,39 @@ class Distilled:
             on the data that the table was made on.
         Raises: InputError if the model cannot be exported, or if the file does not do what the student does.
         """
-        path, data = Path(path), self.evidence.data
-        inputs = data.inputs()
-        if inputs is None:
-            raise InputError(
-                "export: the student's input is not one tensor; use understudy.export.to_onnx with named inputs."
-            )
-        checked = inputs[:CHECKED]
-        student = self.student
-        if path.suffix not in ("", ".onnx"):
-            raise InputError(
-                f"export: {path} ends in {path.suffix!r}; give a name that ends in .onnx, or that of a folder."
-            )
-        _make(path.parent)
-        if path.suffix == ".onnx":
-            told, file = to_onnx(student, checked, path), path
-        else:
-            classes = None if self.classes is None else list(self.classes)
-            told = write_folder(
-                path,
-                student,
-                inputs[:1],
-                checked,
-                task_name=self.task.name,
-                classes=classes,
-                preprocessing=preprocessing,
-            )
-            file = path / "model.onnx"
-        assert data.labels is not None  # checked before training
-        return {**told, **self.task.metrics(run_onnx(file, inputs), data.labels)}
+        return deploy(Path(path), self.student, self.evidence.data, self.task, self.classes, preprocessing)
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"{folder}: cannot be made: {error}. Choose another place.") from error
+def deploy(
+    path: Path,
+    student: nn.Module,
+    data: Examples,
+    task: Task,
+    classes: Sequence[str] | None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Write a student as a file or a folder, and score the file on labelled data: see :meth:`Distilled.export`."""
+    inputs = data.inputs()
+    if inputs is None:
+        raise InputError(
+            "export: the student's input is not one tensor; use understudy.export.to_onnx with named inputs."
+        )
+    if path.suffix not in ("", ".onnx"):
+        raise InputError(
+            f"export: {path} ends in {path.suffix!r}; give a name that ends in .onnx, or that of a folder."
+        )
+    if data.labels is None:
+        raise InputError(f"export: {data.name} has no label, on which the file could be scored.")
+    make_folder(path.parent)
+    checked, file = inputs[:CHECKED], path
+    if path.suffix == ".onnx":
+        told = to_onnx(student, checked, path)
+    else:
+        names, file = None if classes is None else list(classes), path / "model.onnx"
+        told = write_folder(
+            path, student, inputs[:1], checked, task_name=task.name, classes=names, preprocessing=preprocessing
+        )
+    return {**told, **task.metrics(run_onnx(file, inputs), data.labels)}
 
 
 def _with_interval(row: Mapping[str, Any], metric: str) -> str | None:

@@ -1,56 +1,100 @@
-"""What a job's page shows: from a job's outcome to plain data for :func:`understudy.report.page.page`."""
+"""A job's page: from the job's outcome to plain data, and from there, at once or years later, to HTML."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from understudy.environment import environment
+from understudy.errors import CorruptError, InputError
 from understudy.evaluate import STAGES, Evidence
 from understudy.examples import outputs
 from understudy.measure import calibration
 from understudy.tasks import Task
+from understudy.writing import make_folder, read_json, strict, write_text
 
-__all__ = ["Outcome", "contents"]
+__all__ = ["PAGE", "Outcome", "contents", "page_of", "write_page"]
+
+PAGE = "page.json"
 
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 SOFT, DIFFERENT = 6, 12  # samples that are shown
 
 
-class Outcome(Protocol):
-    """What a page is made of; :class:`~understudy.outcome.Distilled` is one."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a job has found out.
 
-    @property
-    def task(self) -> Task: ...  # noqa: D102
-    @property
-    def rows(self) -> list[dict[str, Any]]: ...  # noqa: D102
-    @property
-    def verdict(self) -> list[str]: ...  # noqa: D102
-    @property
-    def reasons(self) -> list[str]: ...  # noqa: D102
-    @property
-    def accepted(self) -> bool | None: ...  # noqa: D102
-    @property
-    def path(self) -> Path | None: ...  # noqa: D102
-    @property
-    def measured_on(self) -> str: ...  # noqa: D102
-    @property
-    def classes(self) -> Sequence[str] | None: ...  # noqa: D102
-    @property
-    def recipe(self) -> Mapping[str, str]: ...  # noqa: D102
-    @property
-    def evidence(self) -> Evidence: ...  # noqa: D102
+    Attributes:
+        task: what the labels mean.
+        rows: the table: a row for each stage, means over seeds, units in the keys; ``*_ci95`` is half the width of the
+            95 % t-interval, None for a single model.
+        verdict: what the table says, in words.
+        accepted: whether every condition is met; None if there was none.
+        reasons: a sentence for each condition.
+        path: the run's folder; None if nothing was written.
+        measured_on: "test", or "valid" where there was no test data.
+        seed: of the kept student that is handed on.
+        classes: their names; None if they were not given.
+        recipe: what was asked for, in words.
+        evidence: the models and the data behind the table.
+    """
+
+    task: Task
+    rows: list[dict[str, Any]]
+    verdict: list[str]
+    accepted: bool | None
+    reasons: list[str]
+    path: Path | None
+    measured_on: str
+    seed: int
+    classes: Sequence[str] | None = field(repr=False)
+    recipe: Mapping[str, str] = field(repr=False)
+    evidence: Evidence = field(repr=False)
+
+
+def page_of(folder: str | Path) -> dict[str, Any]:
+    """What the page of a finished job shows, as the job left it in its folder.
+
+    Raises: InputError if the folder holds no finished job; CorruptError if the file is damaged.
+    """
+    file = Path(folder) / PAGE
+    if not file.is_file():
+        raise InputError(
+            f"{folder}: holds no finished job: there is no {PAGE} in it. Name the folder of one, or let the job end."
+        )
+    found = read_json(file)
+    if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
+        raise CorruptError(f"{file}: is damaged: it is not what a job writes.")
+    return found
+
+
+def write_page(path: str | Path, shown: Mapping[str, Any]) -> Path:
+    """Write a page: one HTML file that needs no network. Needs ``understudy[report]``.
+
+    Args:
+        path: ends in ``.html``; its folder is made.
+        shown: what :func:`contents` or :func:`page_of` gives.
+    """
+    from understudy.report.page import page
+
+    path = Path(path)
+    if path.suffix not in (".html", ".htm") or path.is_dir():
+        raise InputError(f"report: {path} is not the name of a page; give one that ends in .html.")
+    make_folder(path.parent)
+    write_text(path, page(shown))
+    return path
 
 
 def contents(outcome: Outcome) -> dict[str, Any]:
-    """Every section that this job has data for."""
-    run = {
+    """Every section that this job has data for, as strict JSON can hold it."""
+    shown = {
         "title": f"Distillation: {outcome.task.name}",
         "verdict": [
             *_accepted(outcome),
@@ -59,12 +103,13 @@ def contents(outcome: Outcome) -> dict[str, Any]:
             f"All figures were measured on the {outcome.measured_on} data.",
         ],
         "columns": _columns(outcome),
-        "rows": [_row(row) for row in outcome.rows],
+        "rows": [_row(strict(row)) for row in outcome.rows],
         "curves": _curves(outcome),
         "recipe": dict(outcome.recipe),
         "environment": environment(torch.device("cpu")),
     }
-    return run | (_classified(outcome) if outcome.task.name == "classification" else {})
+    told: dict[str, Any] = strict(shown | (_classified(outcome) if outcome.task.name == "classification" else {}))
+    return told
 
 
 def _accepted(outcome: Outcome) -> list[str]:
@@ -125,16 +170,18 @@ def _classified(outcome: Outcome) -> dict[str, Any]:
         for stage in ("teacher", "alone", "kept")
         if stage in evidence.stages
     }
-    taught = made["teacher"]
+    taught, kept = made["teacher"], made["kept"].argmax(-1)
     classes = [str(c) for c in (outcome.classes or range(taught.shape[-1]))]
-    pictures = _pictures(evidence)
+    first = list(range(min(SOFT, len(labels))))
+    apart = (kept != taught.argmax(-1)).nonzero().flatten()[:DIFFERENT].tolist()
     return {
         "soft_labels": {
             "temperatures": list(TEMPERATURES),
             "classes": classes,
             "samples": [
-                {**_shown(pictures, i), "label": _named(labels[i], classes), "logits": taught[i].tolist()}
-                for i in range(min(SOFT, len(labels)))
+                # A class that is ruled out has a logit of -inf, which no JSON holds.
+                {**shown, "label": _named(labels[i], classes), "logits": taught[i].nan_to_num().tolist()}
+                for i, shown in zip(first, _shown(evidence, first), strict=True)
             ],
         },
         "calibration": {
@@ -144,26 +191,37 @@ def _classified(outcome: Outcome) -> dict[str, Any]:
             STAGES[s]: {"classes": classes, "matrix": _confusion(out[known].argmax(-1), labels[known], len(classes))}
             for s, out in made.items()
         },
-        "differences": _differences(made["kept"].argmax(-1), taught.argmax(-1), labels, classes, pictures),
+        "differences": [
+            {
+                **shown,
+                "label": _named(labels[i], classes),
+                "teacher": classes[int(taught[i].argmax())],
+                "student": classes[int(kept[i])],
+            }
+            for i, shown in zip(apart, _shown(evidence, apart), strict=True)
+        ],
     }
 
 
-def _pictures(evidence: Evidence) -> Tensor | None:
-    """The inputs, if they look like images: ``[N, 1 or 3, H, W]`` or ``[N, H, W]``."""
-    inputs = evidence.data.inputs()
-    if inputs is None or not inputs.is_floating_point():
-        return None
+def _shown(evidence: Evidence, ids: Sequence[int]) -> list[dict[str, Any]]:
+    """These samples as a page shows them: their pictures, if they look like images, or else their numbers."""
+    inputs = evidence.data.only(torch.tensor(ids)).inputs() if ids else None
+    if inputs is None or not _are_pictures(inputs):
+        return [{"image": None, "text": f"sample {i}"} for i in ids]
+    return [{"image": _picture(each), "text": None} for each in inputs]
+
+
+def _are_pictures(inputs: Tensor) -> bool:
+    """``[N, 1 or 3, H, W]`` or ``[N, H, W]``, and more than a few pixels."""
     image = (inputs.ndim == 4 and inputs.shape[1] in (1, 3)) or inputs.ndim == 3
-    return inputs if image and min(inputs.shape[-2:]) > 3 else None
+    return image and inputs.is_floating_point() and min(inputs.shape[-2:]) > 3
 
 
-def _shown(pictures: Tensor | None, at: int) -> dict[str, Any]:
-    if pictures is None:
-        return {"image": None, "text": f"sample {at}"}
-    picture = pictures[at]
-    low, high = picture.min(), picture.max()
-    picture = (picture - low) / (high - low).clamp(min=1e-9)
-    return {"image": (picture[0] if picture.ndim == 3 and len(picture) == 1 else picture).tolist(), "text": None}
+def _picture(pixels: Tensor) -> Any:
+    """In whole numbers from 0, the darkest, to 255: as exactly as it is shown."""
+    low, high = pixels.min(), pixels.max()
+    pixels = ((pixels - low) / (high - low).clamp(min=1e-9) * 255).round().int()
+    return (pixels[0] if pixels.ndim == 3 and len(pixels) == 1 else pixels).tolist()
 
 
 def _named(label: Tensor, classes: Sequence[str]) -> str | None:
@@ -175,18 +233,3 @@ def _confusion(predicted: Tensor, label: Tensor, classes: int) -> list[list[int]
         torch.bincount(label * classes + predicted, minlength=classes**2).view(classes, classes).tolist()
     )
     return matrix
-
-
-def _differences(
-    student: Tensor, teacher: Tensor, labels: Tensor, classes: Sequence[str], pictures: Tensor | None
-) -> list[dict[str, Any]]:
-    at = (student != teacher).nonzero().flatten()[:DIFFERENT].tolist()
-    return [
-        {
-            **_shown(pictures, i),
-            "label": _named(labels[i], classes),
-            "teacher": classes[int(teacher[i])],
-            "student": classes[int(student[i])],
-        }
-        for i in at
-    ]

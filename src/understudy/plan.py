@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from understudy import methods
 from understudy.batch import Call, call
-from understudy.checkpoint import write_text
 from understudy.errors import CorruptError, InputError, choices, raise_all
 from understudy.folder import Lock
 from understudy.method import Method
 from understudy.optimize import Optim
-from understudy.settings import Settings
 from understudy.state import compare
 from understudy.tasks import Task
+from understudy.writing import read_json, write_json
 
-__all__ = ["Named", "Plan"]
+__all__ = ["Make", "Named", "Plan"]
 
 FACTS = "job.json"
+BEFORE = {"lock", "recipe.yaml", "environment.json"}  # what a folder may hold before its job
+
+Make = nn.Module | Callable[[], nn.Module]
+"""A student, or a function that makes one."""
 
 Named = str | Callable[[Any, Any], Method]
 """A method: its name in :mod:`understudy.methods`, or a function of (student, teacher) that makes it."""
@@ -31,57 +35,109 @@ Named = str | Callable[[Any, Any], Method]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was asked for; see :func:`distill`."""
+    """The arguments of :func:`understudy.distill`, under the names that they have there."""
 
+    student: Make
+    teacher: Any
+    train: Any
+    valid: Any
+    test: Any
+    task: str | Task | None
     method: Named
     epochs: int
+    seed: int
     seeds: int
     batch_size: int | None
     optimizer: Optim
     teacher_epochs: int
+    teacher_data: Any
+    teacher_weights: str | Path | None
+    teacher_optimizer: Optim | None
     fine_tune: bool
-    folder: Path | None
+    accept: Mapping[str, str] | None
+    classes: Sequence[str] | None
+    folder: str | Path | None
     resume: bool
     device: str | None
     workers: int
     progress: bool
     console: Any
     options: Mapping[str, Any]
-    known: Collection[str]  # the names of distill's own arguments, to say what was meant by a wrong one
 
     def __post_init__(self) -> None:
-        problems = []
-        for name, least in (("epochs", 1), ("seeds", 1), ("teacher_epochs", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                problems.append(f"distill: {name}={value!r} must be a whole number, {least} or above.")
-        given_method: object = self.method
-        if isinstance(self.method, str):
-            problems += self._method_problems(self.method)
-        elif not callable(given_method):
-            problems.append(f"distill: method={self.method!r} is neither a name nor a function of (student, teacher).")
-        size: object = self.batch_size
-        optimizer: object = self.optimizer
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            problems.append(f"distill: batch_size={size!r} must be a whole number, 1 or above.")
-        if not isinstance(optimizer, Optim):
-            problems.append(
-                f"distill: optimizer={self.optimizer!r} is not an Optim, such as us.Optim('AdamW', lr=1e-3)."
-            )
-        raise_all(InputError, problems)
+        raise_all(InputError, [*self._wrong_numbers(), *self._wrong_method(), *self._wrong_kinds()])
 
-    def _method_problems(self, name: str) -> list[str]:
+    def _wrong_numbers(self) -> list[str]:
+        least = {"epochs": 1, "seed": 0, "seeds": 1, "batch_size": 1, "teacher_epochs": 0}
+        given = {name: getattr(self, name) for name in least}
+        return [
+            f"distill: {name}={value!r} must be a whole number, {least[name]} or above."
+            for name, value in given.items()
+            if not (name == "batch_size" and value is None)
+            and (isinstance(value, bool) or not isinstance(value, int) or value < least[name])
+        ]
+
+    def _wrong_method(self) -> list[str]:
+        name: object = self.method
+        if not isinstance(name, str):
+            told = f"distill: method={name!r} is neither a name nor a function of (student, teacher)."
+            return [] if callable(name) else [told]
         if name not in methods.__all__:
             return [f"distill: there is no method {name!r}. {choices(name, methods.__all__)}"]
         ours = ("student", "teacher", "options", "task", "label")
         allowed = [n for n in inspect.signature(getattr(methods, name)).parameters if n not in ours]
         allowed += ["call", "compile", "watch"]
+        arguments = [field.name for field in fields(self) if field.name != "options"]
         return [
             f"distill: it has no option {n!r}, and neither has the method {name!r}. "
-            f"{choices(n, [*allowed, *self.known])}"
+            f"{choices(n, [*allowed, *arguments])}"
             for n in self.options
             if n not in allowed
         ]
+
+    def _wrong_kinds(self) -> list[str]:
+        problems = []
+        folder, accept, classes = self._as_given("folder", "accept", "classes")
+        problems += [
+            f"distill: {name}={optimizer!r} is not an Optim, such as us.Optim('AdamW', lr=1e-3)."
+            for name in ("optimizer", "teacher_optimizer")
+            if not isinstance(optimizer := getattr(self, name), Optim)
+            and not (name == "teacher_optimizer" and optimizer is None)
+        ]
+        if folder is not None and (not isinstance(folder, (str, Path)) or str(folder) in ("", ".")):
+            problems.append(f"distill: folder={folder!r} is not the name of a folder of its own, such as 'runs/first'.")
+        problems += [
+            f"distill: {name} is None; give data such as (inputs, labels)."
+            for name in ("train", "valid")
+            if getattr(self, name) is None
+        ]
+        if accept is not None and not isinstance(accept, Mapping):
+            problems.append(
+                f"distill: accept={accept!r} is no mapping of figures to conditions, such as {{'accuracy': '>= 0.9'}}."
+            )
+        if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
+            problems.append(f"distill: classes={classes!r} is no list of names.")
+        return problems
+
+    def _as_given(self, *names: str) -> list[Any]:
+        """Arguments of whatever type they have."""
+        return [getattr(self, name) for name in names]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The data sets that there are."""
+        names = ("train", "valid", "test", "teacher_data")
+        return {name: part for name in names if (part := getattr(self, name)) is not None}
+
+    @property
+    def every_seed(self) -> range:
+        """The seeds of the students."""
+        return range(self.seed, self.seed + self.seeds)
+
+    @property
+    def path(self) -> Path | None:
+        """The folder; None if nothing is to be kept."""
+        return None if self.folder is None else Path(self.folder)
 
     @property
     def call(self) -> Call:
@@ -93,32 +149,16 @@ class Plan:
         """The recipe in words, for the page."""
         method = self.method if isinstance(self.method, str) else getattr(self.method, "__name__", repr(self.method))
         options = {k: v for k, v in self.options.items() if k != "call"}
-        facts = {"task": task.name, "method": method, **options, "epochs": self.epochs, "seeds": self.seeds}
-        facts |= {"batch size": batch_size, "optimizer": self.optimizer, "fine-tuning": self.fine_tune}
+        facts = {"task": task.name, "method": method, **options, "epochs": self.epochs}
+        facts |= {"seed": self.seed, "seeds": self.seeds, "batch size": batch_size}
+        facts |= {"optimizer": self.optimizer, "fine-tuning": self.fine_tune}
         return {k: str(v) for k, v in facts.items()}
-
-    def settings(
-        self, steps: int, batch_size: int, every: int, seed: int, task: Task, lr: float, drop_last: bool
-    ) -> Settings:
-        """Those of one stage, at a share ``lr`` of the learning rate."""
-        return Settings(
-            steps=steps,
-            batch_size=batch_size,
-            optimizer=self.optimizer.at(lr),
-            seed=seed,
-            validate_every=every,
-            best=task.metric,
-            best_is="max" if task.best_is == "max" else "min",
-            drop_last=drop_last,
-            device=self.device,
-            workers=self.workers,
-        )
 
     def claim(self, facts: Mapping[str, str]) -> None:
         """Note what the folder's job is about; raise InputError if it has a job already, or another one on a resume."""
-        if self.folder is None:
+        if self.path is None:
             return
-        file = self.folder / FACTS
+        file = self.path / FACTS
         if file.exists() and not self.resume:
             raise InputError(
                 f"{self.folder}: already holds a job. Say resume=True to go on with it, or choose another folder."
@@ -126,16 +166,16 @@ class Plan:
         if file.exists():
             compare(_read(file), facts, self.folder)
         else:
-            write_text(file, json.dumps(dict(facts), indent=1))
+            write_json(file, facts)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder while the job runs."""
-        folder = self.folder
+        folder = self.path
         if folder is not None and folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: is a file. Choose another folder.")
         if folder is not None and folder.is_dir() and not (folder / FACTS).exists():
-            foreign = sorted({file.name for file in folder.iterdir()} - {"lock"})
+            foreign = sorted({file.name for file in folder.iterdir()} - BEFORE)
             if foreign:
                 raise InputError(f"{folder}: holds {', '.join(foreign[:3])}, which no job made. Choose another folder.")
         lock = Lock(folder)
@@ -147,7 +187,7 @@ class Plan:
 
 
 def _read(file: Path) -> dict[str, str]:
-    try:
-        return {str(k): str(v) for k, v in json.loads(file.read_text()).items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise CorruptError(f"{file}: is damaged: {error}") from error
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise CorruptError(f"{file}: is damaged: it holds no mapping.")
+    return {str(k): str(v) for k, v in found.items()}

@@ -20,6 +20,7 @@ from understudy.address import BATCH, Address
 from understudy.batch import Batch, Call, call, tensors
 from understudy.errors import AddressError, InputError, TapError, choices, raise_all
 from understudy.lookup import named_tensor, read_batch
+from understudy.modes import evaluating
 from understudy.taps import Caught, Tapped, compiled_in_place
 
 __all__ = ["Reader", "reshard", "unwrap"]
@@ -186,17 +187,13 @@ def _frozen(model: Any, through: bool) -> Iterator[None]:
     if not isinstance(model, nn.Module):
         yield
         return
-    training = [m for m in model.modules() if m.training]
     learning = [p for p in model.parameters() if p.requires_grad] if through else []
-    for module in training:
-        module.training = False
     for parameter in learning:
         parameter.requires_grad_(False)
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
-        for module in training:
-            module.training = True
         for parameter in learning:
             parameter.requires_grad_(True)
 

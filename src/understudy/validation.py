@@ -13,6 +13,7 @@ from torch import nn
 from understudy import parallel
 from understudy.data.order import seed_all
 from understudy.errors import InputError, choices
+from understudy.modes import evaluating
 from understudy.settings import Settings
 from understudy.state import snapshot
 
@@ -45,16 +46,13 @@ class Validation:
     def run(self, model: nn.Module, step: int, epoch: int, device: torch.device) -> Record:
         """Validate a model, which comes back in the mode it had; raise InputError if the figure to judge by is missing."""
         seed_all(self.settings.seed, "validate", step)
-        modes = [(m, m.training) for m in model.modules()]
-        with torch.no_grad():
-            told = self.validate(model.eval())
+        with evaluating(model), torch.no_grad():
+            told = self.validate(model)
         if not isinstance(told, Mapping):
             raise InputError(
                 f"validate: gave a {type(told).__name__}; give a mapping of figures, such as {{'accuracy': 0.9}}."
             )
         figures = {k: float(v) for k, v in told.items()}
-        for module, mode in modes:
-            module.training = mode
         figures = json.loads(parallel.gather_text(json.dumps(figures), device)[0])
         best = self.settings.best
         if best not in figures:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from understudy import writing
 from understudy.errors import InputError, MachineError
 from understudy.export import check_onnx, graph, staging, write_folder
 from understudy.export.model import outputs
@@ -417,7 +418,7 @@ def test_a_full_disk_is_an_error_of_the_machine(tmp_path: Path, monkeypatch: pyt
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(staging.os, "fsync", full)
+    monkeypatch.setattr(writing.os, "fsync", full)
     with pytest.raises(MachineError, match="No space left") as caught:
         linear(tmp_path / "new" / "s")
     assert caught.value.exit_code == 4
@@ -429,8 +430,8 @@ def test_every_file_and_the_folder_are_on_the_disk_before_the_folder_has_its_nam
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    sync, rename = staging._sync, Path.rename
-    monkeypatch.setattr(staging, "_sync", lambda path: (done.append(path.name), sync(path)))
+    sync, rename = staging.sync, Path.rename
+    monkeypatch.setattr(staging, "sync", lambda path: (done.append(path.name), sync(path)))
     monkeypatch.setattr(Path, "rename", lambda self, target: (done.append("rename"), rename(self, target))[1])
     linear(tmp_path / "s")
     assert sorted(done[:3]) == FILES

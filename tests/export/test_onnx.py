@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +17,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from understudy.errors import CorruptError, InputError, MachineError, MissingExtra
-from understudy.export import check_onnx, graph, model, run_onnx, session, staging, to_onnx
+from understudy.export import check_onnx, graph, model, run_onnx, session, to_onnx
 from understudy.export import onnx as onnx_module
 from understudy.export.model import OneOutput, outputs
 
@@ -251,9 +252,7 @@ def test_a_file_that_is_not_the_model_is_not_kept_and_an_earlier_one_stays(
     assert (tmp_path / "m.onnx").read_bytes() != before
 
 
-@pytest.mark.parametrize(
-    "place", [(staging.os, "fsync"), (staging.os, "replace"), (graph, "write")], ids=lambda p: p[1]
-)
+@pytest.mark.parametrize("place", [(os, "fsync"), (os, "replace"), (graph, "write")], ids=lambda p: p[1])
 def test_a_disk_that_is_full_leaves_the_earlier_file(
     place: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,7 @@ def test_mse_of_unequal_shapes_says_what_makes_them_equal():
         mse(features(2, 3, 4, 4), features(2, 6, 4, 4))
     assert str(error.value) == (
         "mse: shapes [2, 3, 4, 4] (student) and [2, 6, 4, 4] (teacher) differ in axis 1. mse needs equal shapes. "
-        "Add `project=Conv1x1()` or `project=Linear()` to the term."
+        "Add `project=Conv1x1()` to the term (3 -> 6 channels)."
     )
 
 

@@ -3,6 +3,7 @@
 from understudy.data.arrays import npz
 from understudy.data.hugging_face import HuggingFace, hugging_face
 from understudy.data.images import ImageFolder, image_folder
+from understudy.data.parts import Parts
 from understudy.data.table import Table, csv_table
 
-__all__ = ["HuggingFace", "ImageFolder", "Table", "csv_table", "hugging_face", "image_folder", "npz"]
+__all__ = ["HuggingFace", "ImageFolder", "Parts", "Table", "csv_table", "hugging_face", "image_folder", "npz"]

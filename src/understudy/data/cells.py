@@ -42,6 +42,10 @@ class Cells:
         """Where a cell is, as an error begins."""
         return f"{self.file}:{self.lines[sample]}: {self.name!r}"
 
+    def rows(self, samples: Sequence[int]) -> Cells:
+        """Some of the samples, each with its line."""
+        return Cells(self.file, self.name, [self.texts[i] for i in samples], [self.lines[i] for i in samples])
+
     def first(self, wrong: Callable[[str], bool]) -> int:
         """The first sample whose text is such; -1 if none is."""
         return next((i for i, text in enumerate(self.texts) if wrong(text)), -1)

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
 
-from understudy.errors import MissingExtra
+from understudy.data.parts import Parts
+from understudy.errors import InputError, MissingExtra, raise_all
+from understudy.losses.response import UNLABELLED
 
-__all__ = ["Digits", "digits"]
-
-
-@dataclass(frozen=True)
-class Digits:
-    """Images ``[N, 1, 8, 8]`` in [0, 1] and labels ``[N]``, in three parts that share no image."""
-
-    train: tuple[Tensor, Tensor]
-    valid: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
+__all__ = ["digits"]
 
 
-def digits(*, train: int = 1000, valid: int = 397, seed: int = 0) -> Digits:
-    """The digits, shuffled by ``seed``; what train and valid leave is for the test (400).
+def digits(*, train: int = 1000, valid: int = 397, labelled: int | None = None, seed: int = 0) -> Parts:
+    """Handwritten digits from scikit-learn: images ``[N, 1, 8, 8]`` in [0, 1] and their classes 0 to 9.
+
+    Args:
+        train: images to train on.
+        valid: images to choose weights on; those that train and valid leave are for the test: 400.
+        labelled: training images that keep their label, the first ones; by default all.
+        seed: of the order in which images are dealt out.
 
     Source: Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI repository.
-    Raises: MissingExtra without scikit-learn.
+    Raises: InputError for numbers that leave a part empty; MissingExtra without scikit-learn.
     """
     try:
         from sklearn.datasets import load_digits
@@ -34,8 +30,23 @@ def digits(*, train: int = 1000, valid: int = 397, seed: int = 0) -> Digits:
     raw = load_digits()
     images = torch.tensor(raw.images, dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(raw.target)
+    _check(len(labels), train, valid, labelled)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     images, labels = images[order], labels[order]
+    if labelled is not None:
+        labels[labelled:train] = UNLABELLED
     ends = (train, train + valid, len(labels))
-    parts = [(images[a:b], labels[a:b]) for a, b in zip((0, *ends), ends, strict=False)]
-    return Digits(*parts)
+    learn, choose, test = ((images[a:b], labels[a:b]) for a, b in zip((0, *ends), ends, strict=False))
+    return Parts(learn, choose, test)
+
+
+def _check(images: int, train: int, valid: int, labelled: int | None) -> None:
+    parts = {"train": train, "valid": valid}
+    problems = [f"digits: {name}={n} is not allowed; give 1 or more." for name, n in parts.items() if n < 1]
+    if train + valid >= images:
+        problems.append(
+            f"digits: train={train} and valid={valid} leave nothing to test on. There are {images:,} images in all."
+        )
+    if labelled is not None and not 0 <= labelled <= train:
+        problems.append(f"digits: labelled={labelled} is not allowed; it is a part of train: 0 to {train}.")
+    raise_all(InputError, problems)

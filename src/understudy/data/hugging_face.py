@@ -52,6 +52,12 @@ class HuggingFace(Dataset[Any]):
                 )
         return tuple(found.values()) if set(found) <= {"input", "label"} else found
 
+    def labels(self) -> Tensor:
+        """Those of all rows, without reading what models are called with."""
+        column = self.fields["label"]
+        rows = self.rows.select_columns([column])
+        return torch.stack([self._value(i, column, rows[i][column], True) for i in range(len(rows))])
+
     def _sample(self, sample: int) -> dict[str, Tensor]:
         row = self.rows[sample]
         return {

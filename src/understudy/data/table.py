@@ -17,7 +17,7 @@ from understudy.data.columns import names_of, read
 from understudy.data.schema import compare, each, schema_of
 from understudy.errors import InputError
 
-__all__ = ["Table", "csv_table"]
+__all__ = ["Table", "csv_table", "tensors_of"]
 
 
 class Table(TensorDataset):
@@ -92,10 +92,11 @@ def csv_table(
             raise InputError(f"{path}: like= is no table, nor the `reading` of one.")
         cells = read_cells(path, delimiter or reading["delimiter"])
         compare(str(path), cells, reading, notes)
-    return Table(_tensors(cells, reading, notes), reading, notes)
+    return Table(tensors_of(cells, reading, notes), reading, notes)
 
 
-def _tensors(cells: Mapping[str, Cells], reading: Mapping[str, Any], notes: list[str]) -> list[Tensor]:
+def tensors_of(cells: Mapping[str, Cells], reading: Mapping[str, Any], notes: list[str]) -> list[Tensor]:
+    """Inputs float32 ``[N, F]``, and labels where the reading has them; what was filled in goes to the notes."""
     blocks = each(reading["columns"], lambda column: read(cells[column["name"]], column, notes))
     inputs = torch.from_numpy(np.concatenate(blocks, 1).astype(np.float32))
     label = reading["label"]

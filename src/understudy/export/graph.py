@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from understudy.errors import InputError, MissingExtra
-from understudy.export.model import Inputs, OneOutput, evaluating, kind, named, outputs
+from understudy.export.model import Inputs, OneOutput, kind, named, outputs
+from understudy.modes import evaluating
 
 __all__ = ["write"]
 
@@ -35,7 +36,7 @@ def write(model: nn.Module, inputs: Inputs, file: Path) -> None:
         raise InputError(f"export of {kind(model)}: numpy has no bfloat16. Export model.float() or model.half().")
     # Two samples, since an axis of length one is taken for one that never grows.
     pair = {name: torch.cat([x[:1], x[-1:]]) for name, x in named(inputs).items()}
-    with evaluating(model), _quiet():
+    with evaluating(model), torch.no_grad(), _quiet():
         program = _traced(OneOutput(model, inputs), pair, kind(model))
         _converted(program, pair, kind(model)).save(file)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from understudy.errors import InputError, ShapeError
+from understudy.modes import evaluating
 
-__all__ = ["Inputs", "OneOutput", "evaluating", "first", "kind", "named", "on_cpu", "outputs", "samples", "shapes"]
+__all__ = ["Inputs", "OneOutput", "first", "kind", "named", "on_cpu", "outputs", "samples", "shapes"]
 
 Inputs = Tensor | Mapping[str, Tensor]
 """Samples as a model takes them, the batch's axis first: a tensor, or several by the names in the model's forward."""
@@ -65,19 +65,6 @@ def on_cpu(model: nn.Module) -> nn.Module:
     return bare if all(t.device.type == "cpu" for t in held) else copy.deepcopy(bare).cpu()
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards every submodule is in the mode in which it was."""
-    training = [m for m in model.modules() if m.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 class OneOutput(nn.Module):
     """The model as a function from tensors to one tensor."""
 
@@ -118,7 +105,7 @@ def outputs(model: nn.Module, inputs: Inputs) -> Tensor:
     """
     given = named(inputs)
     run = OneOutput(model, inputs)
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         try:
             parts = [run(*batch) for batch in zip(*(x.split(256) for x in given.values()), strict=True)]
         except InputError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from understudy.losses.arithmetic import exact, same_shape
 
@@ -29,6 +29,15 @@ def mse(student: Tensor, teacher: Tensor) -> Tensor:
     >>> mse(torch.zeros(2, 2), torch.tensor([[1., 1.], [0., 2.]]))
     tensor([1., 2.])
     """
-    same_shape("mse", student, teacher, "Add `project=Conv1x1()` or `project=Linear()` to the term.")
+    same_shape("mse", student, teacher, _projector(student.shape, teacher.shape))
     square = (student - teacher).square()
     return square if square.ndim < 2 else square.flatten(1).mean(1)
+
+
+def _projector(student: Size, teacher: Size) -> str:
+    """Which projector would make the shapes equal."""
+    if len(student) == len(teacher) == 4:
+        return f"Add `project=Conv1x1()` to the term ({student[1]} -> {teacher[1]} channels)."
+    if student[:-1] == teacher[:-1]:
+        return f"Add `project=Linear()` to the term ({student[-1]} -> {teacher[-1]} features)."
+    return "No projector of ours fits: choose layers with as many axes, and as many positions."

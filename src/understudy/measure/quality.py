@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.losses.response import UNLABELLED
+from understudy.modes import evaluating
 
 __all__ = ["accuracy", "agreement", "parameters", "size_mb"]
 
@@ -24,10 +25,8 @@ def agreement(student: Tensor, teacher: Tensor) -> Tensor:
 @torch.no_grad()
 def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: int = 1000) -> float:
     """Share of the labelled samples whose class the model ranks first, in [0, 1]. The model's mode is put back."""
-    was_training = model.training
-    model.eval()
-    logits = torch.cat([model(part) for part in inputs.split(batch_size)])
-    model.train(was_training)
+    with evaluating(model):
+        logits = torch.cat([model(part) for part in inputs.split(batch_size)])
     known = labels != UNLABELLED
     return float((logits.argmax(-1)[known] == labels[known]).double().mean())
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from understudy.losses import cross_entropy, kl
 from understudy.losses.arithmetic import same_shape
 from understudy.losses.response import labelled
-from understudy.tasks.task import Loss, Task
+from understudy.tasks.task import Best, Loss, Task
 
 __all__ = ["Classification"]
 
@@ -34,7 +34,7 @@ class Classification(Task):
     metric: str = "accuracy"
 
     name: ClassVar[str] = "classification"
-    figures: ClassVar[Mapping[str, str]] = {"accuracy": "max", "balanced_accuracy": "max", "loss_nats": "min"}
+    figures: ClassVar[Mapping[str, Best]] = {"accuracy": "max", "balanced_accuracy": "max", "loss_nats": "min"}
 
     @property
     def label_loss(self) -> Loss:

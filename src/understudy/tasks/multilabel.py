@@ -14,7 +14,7 @@ from torch import Tensor
 from understudy.losses import binary_cross_entropy, binary_kl
 from understudy.losses.arithmetic import same_shape
 from understudy.losses.binary import answered
-from understudy.tasks.task import Loss, Task
+from understudy.tasks.task import Best, Loss, Task
 
 __all__ = ["MultiLabel"]
 
@@ -37,7 +37,7 @@ class MultiLabel(Task):
     metric: str = "f1_macro"
 
     name: ClassVar[str] = "multi-label"
-    figures: ClassVar[Mapping[str, str]] = {"f1_macro": "max", "subset_accuracy": "max", "loss_nats": "min"}
+    figures: ClassVar[Mapping[str, Best]] = {"f1_macro": "max", "subset_accuracy": "max", "loss_nats": "min"}
 
     @property
     def label_loss(self) -> Loss:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from understudy.losses import mse, squared_error
 from understudy.losses.regression import measured
-from understudy.tasks.task import Loss, Task
+from understudy.tasks.task import Best, Loss, Task
 
 __all__ = ["Regression"]
 
@@ -38,7 +38,7 @@ class Regression(Task):
     tolerance: float | None = None
 
     name: ClassVar[str] = "regression"
-    figures: ClassVar[Mapping[str, str]] = {"r2": "max", "rmse": "min", "mae": "min", "loss": "min"}
+    figures: ClassVar[Mapping[str, Best]] = {"r2": "max", "rmse": "min", "mae": "min", "loss": "min"}
 
     @property
     def label_loss(self) -> Loss:

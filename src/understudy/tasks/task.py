@@ -5,16 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from understudy.errors import InputError, choices
 
-__all__ = ["Loss", "Task"]
+__all__ = ["Best", "Loss", "Task"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """A loss of :mod:`understudy.losses`: of the student's output and what it should be."""
+
+Best = Literal["max", "min"]
+"""Whether more of a figure is better, or less."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Task(ABC):
     metric: str
 
     name: ClassVar[str]
-    figures: ClassVar[Mapping[str, str]]
+    figures: ClassVar[Mapping[str, Best]]
     """Every key of :meth:`metrics`, and whether ``"max"`` or ``"min"`` is best."""
 
     def __post_init__(self) -> None:
@@ -40,13 +43,18 @@ class Task(ABC):
             raise InputError(f"{self.name}: metric {self.metric!r} is not known. {choices(self.metric, self.figures)}")
 
     @property
-    def best_is(self) -> str:
+    def best_is(self) -> Best:
         """Whether ``"max"`` or ``"min"`` of the metric is best."""
         return self.figures[self.metric]
 
+    @property
+    def sign(self) -> int:
+        """What the metric is multiplied by so that more is better: 1 or -1."""
+        return 1 if self.best_is == "max" else -1
+
     def better(self, figure: float, than: float) -> bool:
         """Whether one value of the metric is better than another; NaN is better than nothing."""
-        return figure > than if self.best_is == "max" else figure < than
+        return self.sign * figure > self.sign * than
 
     @property
     @abstractmethod

@@ -13,7 +13,7 @@ from torch import nn
 
 from understudy.errors import CorruptError, InputError, MachineError, MissingExtra, UnderstudyError, choices
 
-__all__ = ["named_model"]
+__all__ = ["hf", "named_model", "timm"]
 
 
 def named_model(name: str) -> nn.Module:
@@ -45,6 +45,24 @@ def named_model(name: str) -> nn.Module:
             f"model {name!r}: has no name after the colon; allowed: timm:resnet18, hf:google/vit-base-patch16-224."
         )
     return _SOURCES[source](rest).eval()
+
+
+def hf(model: Path | str) -> nn.Module:
+    """A trained model of transformers, from a folder or from what was fetched before.
+
+    Args:
+        model: a folder that ``save_pretrained`` wrote, or OWNER/ID of the Hugging Face hub.
+    """
+    return named_model(f"hf:{model}")
+
+
+def timm(model: str) -> nn.Module:
+    """A trained model of timm.
+
+    Args:
+        model: as timm calls it, such as ``resnet18.a1_in1k``, or ``local-dir:FOLDER``.
+    """
+    return named_model(f"timm:{model}")
 
 
 def _of_timm(name: str) -> nn.Module:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from understudy.zoo.limits import check_parameters, check_sizes
+
 __all__ = ["CNN"]
 
 
@@ -19,6 +21,8 @@ class CNN(nn.Module):
 
     def __init__(self, channels: int, classes: int = 10, inputs: int = 1) -> None:
         super().__init__()
+        check_sizes("CNN", {"channels": channels, "classes": classes, "inputs": inputs})
+        check_parameters("CNN", 54 * channels**2 + 9 * inputs * channels + 2 * channels * classes)
         self.layer1 = _layer(inputs, channels)
         self.layer2 = _layer(channels, 2 * channels, stride=2)
         self.layer3 = _layer(2 * channels, 2 * channels)

@@ -1,0 +1,182 @@
+"""``understudy list WHAT``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from understudy.cli.given import (
+    Name,
+    as_json,
+    console,
+    document,
+    examples,
+    json_option,
+    laid_over,
+    load_plugins,
+    recipes,
+)
+from understudy.errors import InputError, choices
+from understudy.recipe.ready import ready
+
+if TYPE_CHECKING:
+    from understudy.registry import Option
+
+__all__ = ["listing"]
+
+KINDS = {
+    "methods": "method", "losses": "loss", "models": "model", "data": "data", "teachers": "teacher", "optimizers": "optimizer",
+    "projectors": "projector", "curves": "curve",
+}  # fmt: skip
+
+
+def _which(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For the shell: recipes. Names of the registry would take as long as importing torch does."""
+    return recipes(ctx, param, incomplete) if ctx.params.get("what") in ("recipes", "layers") else []
+
+
+@click.command(
+    "list",
+    epilog=examples(
+        "understudy list methods",
+        "understudy list models CNN             its options",
+        "understudy list layers my.yaml         what addresses can name",
+        "understudy list recipes digits         a ready recipe as it is written",
+        "understudy list losses --json",
+    ),
+)
+@click.argument("what", type=Name([*KINDS, "recipes", "layers"]), metavar="WHAT")
+@click.argument("which", required=False, metavar="[NAME]", shell_complete=_which)
+@laid_over
+@json_option
+def listing(what: str, which: str | None, settings: Sequence[str], plugin: Sequence[str], json_: bool) -> None:
+    """List what a recipe can name, or the layers of its models.
+
+    WHAT is methods, losses, models, data, teachers, optimizers, projectors, curves, recipes or layers. With a NAME: the
+    options of this one; of `recipes`, its text; of `layers`, the recipe whose models they are.
+    """
+    if settings and what != "layers":
+        raise InputError(f"list {what}: --set changes a recipe, and none is read here. Leave it out.")
+    if what == "layers":
+        if which is None:
+            raise InputError("list layers: of which recipe? Write: understudy list layers my.yaml")
+        _layers(which, settings, plugin, json_)
+    elif what == "recipes":
+        _recipes(which, json_)
+    else:
+        load_plugins(plugin)
+        if which is None:
+            _entries(what, json_)
+        else:
+            _options(KINDS[what], which, json_)
+
+
+def _recipes(which: str | None, json_: bool) -> None:
+    known = ready()
+    if which is None:
+        rows = [{"name": name, "told": recipe.told, "path": str(recipe.path)} for name, recipe in known.items()]
+        _answer(rows, ["name", "told"], "Ready recipes: understudy run NAME", json_)
+    elif which not in known:
+        raise InputError(f"list recipes: there is none of the name {which!r}. {choices(which, known)}")
+    else:
+        text = known[which].path.read_text(encoding="utf-8")
+        if json_:
+            as_json({"name": which, "told": known[which].told, "path": str(known[which].path), "text": text})
+        else:
+            click.echo(text, nl=False)
+
+
+def _entries(what: str, json_: bool) -> None:
+    from understudy.registry import entries
+
+    rows = [
+        {"name": e.name, "options": ", ".join(e.options), "told": e.summary, "source": e.source}
+        for e in entries(KINDS[what]).values()
+        if e.kind == KINDS[what]
+    ]
+    title = f"{what.capitalize()}: understudy list {what} NAME tells more"
+    _answer(rows, ["name", "options", "told"], title, json_)
+
+
+def _options(kind: str, name: str, json_: bool) -> None:
+    from rich.table import Table
+
+    from understudy.recipe.complaints import words
+    from understudy.recipe.forms import form
+    from understudy.registry import entry
+
+    chosen = entry(kind, name)
+    forms = {option.name: form(option.annotation) for option in chosen.options.values()}
+    rows: list[dict[str, Any]] = [
+        {
+            "option": option.name,
+            "is": words(made),
+            "required": option.required,
+            "default": None if option.required else _plain(option.default),
+            "told": option.told,
+        }
+        for option in chosen.options.values()
+        if (made := forms[option.name]) is not None
+    ]
+    if json_:
+        as_json({"name": name, "told": chosen.summary, "source": chosen.source, "options": rows})
+        return
+    screen = console()
+    screen.print(f"{name}: {chosen.summary}\n")
+    table = Table.grid(padding=(0, 2))
+    for row in rows:
+        table.add_row(f"  {row['option']}", _sentence(row, chosen.options[row["option"]]))
+    screen.print(table if rows else "  It has no options.")
+
+
+def _sentence(row: Mapping[str, Any], option: Option) -> str:
+    """What an option is."""
+    from understudy.registry import FROM_DATA
+
+    default = "" if row["default"] is None else f"{json.dumps(row['default'], ensure_ascii=False)} if not given"
+    if row["required"]:
+        default = "needed"
+    elif option.name in FROM_DATA and row["default"] is None:
+        default = "from the data if not given"
+    return ". ".join(filter(None, [", ".join(filter(None, [row["is"], default])), option.told]))
+
+
+def _plain(default: Any) -> Any:
+    if default is None or isinstance(default, bool | int | float | str):
+        return default
+    return list(default) if isinstance(default, tuple | list) else str(default)
+
+
+def _layers(recipe: str, settings: Sequence[str], plugin: Sequence[str], json_: bool) -> None:
+    given = document(recipe, settings, plugin)
+
+    from understudy.recipe.layers import layers_of
+
+    rows = layers_of(given)
+    told = "What addresses can name, with the shapes for 4 samples"
+    _answer(rows, ["address", "is", "shape", "parameters"], told, json_)
+
+
+def _answer(rows: list[dict[str, Any]], shown: list[str], title: str, json_: bool) -> None:
+    if json_:
+        as_json(rows)
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in shown:
+        table.add_column(
+            {"told": ""}.get(name, name), overflow="fold", justify="right" if name == "parameters" else "left"
+        )
+    for row in rows:
+        cells = (
+            "" if row[name] is None else f"{row[name]:,}" if isinstance(row[name], int) else str(row[name])
+            for name in shown
+        )
+        table.add_row(*cells)
+    console().print(table)

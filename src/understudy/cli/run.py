@@ -1,0 +1,75 @@
+"""``understudy run RECIPE``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from understudy.cli.given import (
+    Count,
+    as_json,
+    console,
+    document,
+    examples,
+    folders,
+    is_run,
+    json_option,
+    laid_over,
+    recipe_argument,
+    resumable,
+)
+from understudy.errors import InputError
+
+__all__ = ["run"]
+
+
+@click.command(
+    epilog=examples(
+        "understudy run digits                          a ready recipe",
+        "understudy run my.yaml --set epochs=40 --out runs/longer",
+        "understudy run my.yaml --resume                go on after a stop",
+        "understudy run my.yaml --plugin my_models.py",
+    )
+)
+@recipe_argument
+@laid_over
+@click.option("--seed", type=Count(min=0), metavar="N", help="Of the first student; the others count on.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    shell_complete=folders,
+    help="The run's folder; runs/ and the recipe's name by default.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder, to the same bits.")
+@json_option
+def run(
+    recipe: str,
+    settings: Sequence[str],
+    plugin: Sequence[str],
+    seed: int | None,
+    out: Path | None,
+    resume: bool,
+    json_: bool,
+) -> None:
+    """Do the whole job of a recipe.
+
+    Teacher, soft labels, students, table, page, and a folder to deploy. RECIPE is a file, the name of a ready recipe, or
+    the folder of a run.
+    """
+    folder = out if out is not None else _folder(recipe)
+    if not folder.name:
+        raise InputError(f"--out {folder}: is not the name of a folder of its own, such as runs/first.")
+    given = document(recipe, settings, plugin, seed)
+    with resumable(folder, plugin):
+        from understudy.recipe.running import run as run_recipe
+
+        ran = run_recipe(given, folder, resume=resume, console=console(stderr=json_))
+    if json_:
+        as_json({"folder": str(folder), **ran.result.results()})
+
+
+def _folder(recipe: str) -> Path:
+    return Path(recipe) if is_run(recipe) else Path("runs") / Path(recipe).stem

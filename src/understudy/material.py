@@ -1,0 +1,170 @@
+"""What a job works with: its data, read; its teacher; its task; and how students and methods are made."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from understudy import methods
+from understudy.accept import parse
+from understudy.data.order import preserved, seed_all
+from understudy.errors import InputError, choices
+from understudy.evaluate import FIGURES
+from understudy.examples import Examples, outputs
+from understudy.method import Method
+from understudy.plan import Plan
+from understudy.settings import Settings
+from understudy.tasks import TASKS, Task, infer
+from understudy.teachers.named import named_model
+from understudy.teachers.weights import load_weights
+
+__all__ = ["Material", "Stage"]
+
+BATCH_SIZE = 64
+FINE_TUNING = 0.1  # share of the distillation's steps, and of its learning rate
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training that the job will do.
+
+    Attributes:
+        data: what is learnt from.
+        steps: of the optimizer.
+        runs: how often: once for each seed, or once.
+        share: of the learning rate.
+    """
+
+    name: str
+    data: Examples
+    steps: int
+    runs: int
+    share: float = 1.0
+
+
+class Material:
+    """A plan's words made into things.
+
+    Attributes:
+        plan: what was asked for.
+        data: by name: train, valid, and, if given, test and teacher_data.
+        teacher: as it was given, or made and loaded as the plan says.
+        task: what the labels mean.
+        hard: the labelled part of train; None if nothing is labelled.
+        conditions: for the kept student to be accepted.
+        batch_size: samples of a step.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.data = {name: Examples.read(part, name) for name, part in plan.data.items()}
+        self.teacher = _teacher(plan)
+        self.task = self._task(plan.task)
+        self.hard = self.data["train"].labelled(self.task)
+        self.conditions = parse(plan.accept, [*self.task.figures, *FIGURES])
+        self.batch_size = plan.batch_size or self.data["train"].source.batch_size or BATCH_SIZE
+
+    def _task(self, task: str | Task | None) -> Task:
+        if isinstance(task, Task):
+            return task
+        if task is None:
+            few = self.data["valid"].few(8)
+            return infer(outputs(self.student(), few, give=self.plan.call, who="student"), self.data["valid"].labels)
+        if task not in TASKS:
+            raise InputError(f"distill: there is no task {task!r}. {choices(task, TASKS)}")
+        return TASKS[task]
+
+    def student(self, seed: int | None = None) -> nn.Module:
+        """A student at its start: made anew, or a copy of the one that was given. By default that of the first seed."""
+        make = self.plan.student
+        if isinstance(make, nn.Module):
+            return copy.deepcopy(make)
+        if not callable(make):
+            raise InputError(f"student: a {type(make).__name__} is neither a module nor a function that makes one.")
+        with preserved():
+            seed_all(self.plan.seed if seed is None else seed, "student")
+            try:
+                made = make()
+            except TypeError as error:
+                raise InputError(
+                    f"student: the function that makes it failed: {error}. Write lambda: Model(arguments)."
+                ) from error
+        if not isinstance(made, nn.Module):
+            raise InputError(f"student: the function gave a {type(made).__name__}; it must make an nn.Module.")
+        return made
+
+    def method(self, student: nn.Module, teacher: Any) -> Method:
+        """The method that the plan names, of these models."""
+        name = self.plan.method
+        if not isinstance(name, str):
+            return name(student, teacher, **({"task": self.task} if _takes_task(name) else {}))
+        options = {k: copy.deepcopy(v) if isinstance(v, nn.Module) else v for k, v in self.plan.options.items()}
+        if name == "kd" and self.hard is None:
+            options.setdefault("alpha", 1.0)  # no hard label anywhere
+        models = (student,) if name == "alone" else (student, teacher)
+        made: Method = getattr(methods, name)(*models, task=self.task, **options)
+        return made
+
+    def alone(self, model: nn.Module) -> Method:
+        """Training on hard labels."""
+        return methods.alone(model, task=self.task, call=self.plan.call)
+
+    @functools.cached_property
+    def stages(self) -> dict[str, Stage]:
+        """Every training of the job, in order, by name."""
+        plan, train = self.plan, self.data["train"]
+        steps = plan.epochs * self.steps_an_epoch(train)
+        found = [Stage("distilled", train, steps, plan.seeds)]
+        taught = self.data.get("teacher_data", train).labelled(self.task)
+        if self.hard is not None:
+            found.insert(0, Stage("alone", self.hard, steps, plan.seeds))
+            if plan.fine_tune:
+                found.append(
+                    Stage("fine-tuned", self.hard, max(1, round(steps * FINE_TUNING)), plan.seeds, FINE_TUNING)
+                )
+        if plan.teacher_epochs and taught is not None:
+            found.insert(0, Stage("teacher", taught, plan.teacher_epochs * self.steps_an_epoch(taught), 1))
+        return {stage.name: stage for stage in found}
+
+    @functools.cached_property
+    def softens(self) -> bool:
+        """Whether the teacher's answers can be asked once and kept: they depend on the sample alone."""
+        return self.plan.method == "kd" and self.data["train"].source.is_fixed()
+
+    def steps_an_epoch(self, data: Examples) -> int:
+        """Steps in which each sample is seen once."""
+        return -(-data.samples // self.batch_size)
+
+    def settings(self, stage: Stage, seed: int) -> Settings:
+        """Those of one training."""
+        own = self.plan.teacher_optimizer if stage.name == "teacher" else None
+        optimizer = own or self.plan.optimizer
+        every = max(1, min(self.steps_an_epoch(self.data["train"]), stage.steps // 10))
+        return Settings(
+            steps=stage.steps,
+            batch_size=self.batch_size,
+            optimizer=optimizer.at(stage.share),
+            seed=seed,
+            validate_every=every,
+            best=self.task.metric,
+            best_is=self.task.best_is,
+            # A last batch of one sample is one that BatchNorm cannot take.
+            drop_last=stage.data.samples > self.batch_size and stage.data.samples % self.batch_size == 1,
+            device=self.plan.device,
+            workers=self.plan.workers,
+        )
+
+
+def _teacher(plan: Plan) -> Any:
+    teacher = named_model(plan.teacher) if isinstance(plan.teacher, str) else plan.teacher
+    return teacher if plan.teacher_weights is None else load_weights(copy.deepcopy(teacher), plan.teacher_weights)
+
+
+def _takes_task(method: Any) -> bool:
+    """Whether a user's function of (student, teacher) can be told the task as well."""
+    return "task" in inspect.signature(method).parameters

@@ -1,0 +1,155 @@
+"""What is checked before anything is trained, so that a mistake costs seconds and not the night."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy.data.order import preserved
+from understudy.errors import InputError, raise_all
+from understudy.examples import Examples, device_of, outputs
+from understudy.material import Material
+from understudy.measure import parameters
+from understudy.method import Method
+from understudy.tasks import Task
+
+__all__ = ["check", "check_teacher"]
+
+
+def check(material: Material) -> None:
+    """Raise InputError for what cannot work."""
+    student, teacher = material.student(), material.teacher
+    if not callable(teacher):
+        raise InputError(f"teacher: a {type(teacher).__name__} cannot be called. Give a module or a function.")
+    _refuse_shared(student, teacher, "it shares weights with the teacher, which would train along. copy.deepcopy them")
+    again = "the function gives the same module at each call. Build a new one inside it"
+    _refuse_shared(student, material.student(), again)
+    _check_data(material, _shape(material, student), {"student": student, "teacher": teacher})
+    _check_sizes(student, teacher)
+    if material.plan.teacher_epochs and not (isinstance(teacher, nn.Module) and "teacher" in material.stages):
+        raise InputError(
+            "teacher_epochs: to be trained, the teacher must be an nn.Module, and its data must have labels."
+        )
+    _check_method(material, student)
+    _check_wishes(material, student)
+
+
+def check_teacher(material: Material) -> None:
+    """Raise InputError for a teacher, trained by now, that has nothing to teach."""
+    task, valid = material.task, material.data["valid"]
+    assert valid.labels is not None  # checked above
+    output = outputs(material.teacher, valid, give=material.plan.call, who="teacher")
+    if task.name == "classification" and _are_probabilities(output):
+        raise InputError(
+            "teacher: its outputs are probabilities (in [0, 1], each row adds up to 1), but distillation softens logits. "
+            "Leave out its last Softmax, or give the logarithm of the outputs."
+        )
+    figure, chance = task.metrics(output, valid.labels)[task.metric], task.chance(valid.labels)
+    if not task.better(figure, chance):
+        raise InputError(
+            f"teacher: its {task.metric} on valid is {figure:.3f}; the best constant answer has {chance:.3f}. "
+            + _why_no_better(task, valid.labels)
+        )
+
+
+def _refuse_shared(student: nn.Module, other: Any, why: str) -> None:
+    """Raise InputError if two models have a parameter in common."""
+    theirs = {id(p) for p in other.parameters()} if isinstance(other, nn.Module) else set()
+    shared = [name for name, p in student.named_parameters() if id(p) in theirs]
+    if shared:
+        raise InputError(f"student: {why}. In common: {', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''}.")
+
+
+def _shape(material: Material, student: nn.Module) -> torch.Size:
+    """Of what both models give for one sample."""
+    few, give = material.data["train"].few(4), material.plan.call
+    ours = outputs(student, few, give=give, who="student").shape[1:]
+    theirs = outputs(material.teacher, few, give=give, who="teacher").shape[1:]
+    if ours != theirs:
+        raise InputError(
+            f"distill: for one sample the student gives {list(ours)} and the teacher {list(theirs)}. "
+            "Both must score the same classes: give the student's last layer the teacher's size."
+        )
+    return ours
+
+
+def _check_data(material: Material, shape: torch.Size, models: dict[str, Any]) -> None:
+    for name in ("valid", "test"):
+        if name in material.data and material.data[name].labelled(material.task) is None:
+            raise InputError(
+                f"{name}: has no label, but is there to be compared with. Put labelled samples aside for it."
+            )
+    for name, examples in material.data.items():
+        _check_labels(name, examples, material.task, shape)
+        for who, model in models.items():
+            outputs(model, examples.few(1), give=material.plan.call, who=who)
+
+
+def _check_labels(name: str, examples: Examples, task: Task, shape: torch.Size) -> None:
+    if examples.labels is None:
+        return
+    try:
+        task.metrics(torch.zeros(examples.samples, *shape), examples.labels)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _check_sizes(student: nn.Module, teacher: Any) -> None:
+    if not isinstance(teacher, nn.Module):
+        return
+    ours, theirs = parameters(student), parameters(teacher)
+    if ours > 2 * theirs:
+        raise InputError(
+            f"distill: the student has {ours:,} parameters and the teacher {theirs:,}. "
+            "The student comes first: distill(student, teacher, ...). Were the two swapped?"
+        )
+
+
+def _check_method(material: Material, student: nn.Module) -> None:
+    try:
+        method: object = material.method(student, material.teacher)
+    except TypeError as error:
+        raise InputError(f"distill: the method cannot be made: {error}") from error
+    if not isinstance(method, Method) or method.student is not student:
+        raise InputError(
+            "distill: method must be a function of (student, teacher), in this order, that returns a Method of that student."
+        )
+    (batch,) = material.data["train"].few(4).source.in_order()
+    with preserved():
+        method.to(device_of(student)).dry_run(batch.to(device_of(student)))
+
+
+def _check_wishes(material: Material, student: nn.Module) -> None:
+    """Refuse conditions and names that can never fit."""
+    classes = material.plan.classes
+    problems = [
+        f"accept: {c} compares with the student alone, but train has no label, so that there is none."
+        for c in material.conditions
+        if c.model == "alone" and material.hard is None
+    ]
+    scores = outputs(student, material.data["train"].few(1), give=material.plan.call).shape[-1]
+    if classes is not None and material.task.name == "regression":
+        problems.append("classes: a regression has none. Leave them out.")
+    elif classes is not None and len(classes) != scores:
+        problems.append(f"classes: {len(classes)} names for {scores} outputs; give one for each, in their order.")
+    raise_all(InputError, problems)
+
+
+def _are_probabilities(output: Tensor) -> bool:
+    """Whether these are probabilities and not logits."""
+    inside = bool(((output >= 0) & (output <= 1)).all())
+    return inside and torch.allclose(output.sum(-1), torch.ones(len(output), dtype=output.dtype), atol=1e-3)
+
+
+def _why_no_better(task: Task, labels: Tensor) -> str:
+    if task.name != "regression":
+        return (
+            "Is it trained (teacher_epochs=), are its classes in the data's order, and is its preprocessing the data's?"
+        )
+    known = labels[~labels.isnan()]
+    return (
+        f"Is it trained (teacher_epochs=), and are inputs and labels of about unit size? The labels have mean {float(known.mean()):.3g} "
+        f"and standard deviation {float(known.std()):.3g}; standardise them if that is far from 0 and 1."
+    )

@@ -1,0 +1,209 @@
+"""Everything that is wrong with a recipe, at once, before anything is trained.
+
+By its schema first; then whatever is sound by itself is made, data, models, each term, and tried on a batch, so that an
+address that names nothing is told beside a key that is misspelt.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from understudy.accept import parse
+from understudy.data.parts import Parts
+from understudy.errors import UnderstudyError
+from understudy.evaluate import FIGURES
+from understudy.examples import Examples, device_of, outputs
+from understudy.job import distill
+from understudy.material import Material
+from understudy.method import Distillation
+from understudy.plan import Plan
+from understudy.preflight import check
+from understudy.recipe.build import Sizes, arguments, build, data_of, maker, sizes_of, teacher_of, term_of, train_of
+from understudy.recipe.complaints import complaints
+from understudy.recipe.problems import Problems
+from understudy.recipe.resolved import Resolved, resolve
+from understudy.recipe.schema import schema
+from understudy.recipe.text import Document, Where
+from understudy.registry import FROM_DATA, entry
+from understudy.source import sized
+from understudy.tasks import TASKS
+from understudy.teachers.weights import load_weights
+
+__all__ = ["Examined", "examine"]
+
+
+@dataclass
+class Examined:
+    """A recipe that is sound.
+
+    Attributes:
+        resolved: its values in full.
+        parts: the data.
+        sizes: what models were told of it.
+        material: what the job works with.
+    """
+
+    resolved: Resolved
+    parts: Parts
+    sizes: Sizes
+    material: Material
+
+
+def examine(document: Document, **more: Any) -> Examined:
+    """Check a recipe, with ``more`` arguments of :func:`understudy.distill`: folder, resume, console.
+
+    Raises: InputError, or what else it is, with every problem and its line.
+    """
+    problems = Problems(document)
+    pieces = Pieces(problems, _sound(problems))
+    problems.tell()
+    examined = problems.attempt((), lambda: pieces.together(more))
+    problems.tell()
+    assert examined is not None  # else there was a problem
+    return examined
+
+
+def _sound(problems: Problems, only: Collection[str] | None = None) -> Resolved:
+    """Tell what is wrong by the schema, and resolve the rest.
+
+    An option that is wrong is taken out, so that what stands beside it can still be tried; a key or a term that then
+    lacks something is left out as a whole.
+    """
+    document, allowed = problems.document, schema()
+    if only is not None:
+        document = dataclasses.replace(document, value={k: v for k, v in document.value.items() if k in only})
+    found = [(w, told) for w, told in complaints(document, allowed) if only is None or w[0] in only]
+    rest = dataclasses.replace(document, value=copy.deepcopy(document.value))
+    for where, told in found:
+        problems.add(where, told)
+        _take_out(rest.value, where)
+    left = {where[:2] if where[:1] == ("terms",) else where[:1] for where, _ in complaints(rest, allowed)}
+    return resolve(rest, left)
+
+
+def _take_out(value: Any, where: Where) -> None:
+    """Of a mapping the key; of a list nothing, but the key that the list stands at: the others would get new numbers."""
+    while where and isinstance(where[-1], int):
+        where = where[:-1]
+    if not where or where == ("terms",):
+        return
+    for part in where[:-1]:
+        value = value[part] if isinstance(value, list) else value.get(part)
+    if isinstance(value, dict):
+        value.pop(where[-1], None)
+
+
+class Pieces:
+    """What a recipe is made of, each piece by itself; None where it, or what it needs, is missing or wrong."""
+
+    parts: Parts | None = None
+    sizes: Sizes | None = None
+    student: Callable[[], nn.Module] | None = None
+    teacher: Any = None
+
+    def __init__(self, problems: Problems, resolved: Resolved) -> None:
+        self.problems, self.resolved, self.recipe = problems, resolved, resolved.value
+        if self.recipe.get("threads"):  # from here on: what is timed in a check takes as long in the run
+            torch.set_num_threads(self.recipe["threads"])
+        self._data()
+        self._models()
+        if "optimizer" in self.recipe:
+            problems.attempt(("optimizer",), lambda: build("optimizer", self.recipe["optimizer"]))
+        if "optimizer" in self.recipe.get("teacher", ()):
+            problems.attempt(("teacher", "optimizer"), lambda: build("optimizer", self.recipe["teacher"]["optimizer"]))
+        if self.recipe.get("accept"):
+            problems.attempt(("accept",), self._conditions)
+        if self.few is not None and self.teacher is not None:
+            self._terms()
+
+    @classmethod
+    def of(cls, document: Document, only: Collection[str]) -> Pieces:
+        """The pieces of these keys. Raises: InputError, or what else it is, for what is wrong in them."""
+        problems = Problems(document)
+        pieces = cls(problems, _sound(problems, only))
+        problems.tell()
+        return pieces
+
+    def together(self, more: Mapping[str, Any]) -> Examined:
+        """The whole: checked as :func:`understudy.distill` does before it trains."""
+        assert self.parts is not None  # else there was a problem
+        assert self.sizes is not None
+        assert self.student is not None
+        told = arguments(self.recipe, self.parts, self.student, self.teacher)
+        bound = inspect.signature(distill).bind(**told, **more)
+        bound.apply_defaults()
+        material = Material(Plan(**bound.arguments))
+        check(material)
+        self.resolved.fill(("task",), material.task.name)
+        for model in (("student",), ("teacher", "model")):
+            chosen = self.recipe["student"] if model == ("student",) else self.recipe["teacher"]["model"]
+            for name in FROM_DATA:
+                if name in entry("teacher", chosen["name"]).options:
+                    self.resolved.fill((*model, name), getattr(self.sizes, name))
+        return Examined(self.resolved, self.parts, self.sizes, material)
+
+    def _data(self) -> None:
+        self.few: Examples | None = None
+        if "data" in self.recipe:
+            self.parts = self.problems.attempt(("data",), lambda: data_of(self.recipe["data"]))
+        if self.parts is not None:
+            parts = self.parts
+            self.sizes = self.problems.attempt(("data",), lambda: sizes_of(parts))
+            self.few = self.problems.attempt(
+                ("data",),
+                lambda: Examples("train", sized(parts.train, "train", lack="cannot be read twice"), None).few(4),
+            )
+            self.problems.attempt(("data", "unlabelled"), lambda: train_of(parts))
+
+    def _models(self) -> None:
+        attempt, sizes, recipe = self.problems.attempt, self.sizes, self.recipe
+        if sizes is None:
+            return
+        if "student" in recipe:
+            self.student = attempt(("student",), lambda: maker("model", recipe["student"], sizes))
+            self._try("student", None if self.student is None else attempt(("student",), self.student))
+        if "teacher" in recipe:
+            self.teacher = attempt(
+                ("teacher", "model"), lambda: teacher_of(recipe["teacher"], sizes, recipe.get("seed", 0))
+            )
+            self._try("teacher", self.teacher)
+            if self.teacher is not None and "weights" in recipe["teacher"]:
+                file = recipe["teacher"]["weights"]
+                attempt(("teacher", "weights"), lambda: load_weights(copy.deepcopy(self.teacher), file))
+
+    def _try(self, name: str, model: Any) -> None:
+        few = self.few
+        if model is not None and few is not None:
+            self.problems.attempt((name,), lambda: outputs(model, few, who=name))
+
+    def _conditions(self) -> None:
+        tasks = [TASKS[self.recipe["task"]]] if self.recipe.get("task") else list(TASKS.values())
+        parse(self.recipe["accept"], [*dict.fromkeys(f for task in tasks for f in task.figures), *FIGURES])
+
+    def _terms(self) -> None:
+        """Each by itself, so that each tells what is wrong with it."""
+        left_out, given = self.resolved.left_out, self.problems.document.value.get("terms") or ()
+        at = [i for i in range(len(given)) if ("terms", i) not in left_out]
+        for i, raw in zip(at, self.recipe.get("terms") or (), strict=True):
+            self.problems.attempt(("terms", i), functools.partial(self._try_term, i, raw))
+
+    def _try_term(self, i: int, raw: Mapping[str, Any]) -> None:
+        student = None if self.student is None else self.student()
+        if student is None or self.few is None:
+            return
+        (batch,) = self.few.source.in_order()
+        try:
+            term = Distillation(term_of(raw), student=student, teacher=self.teacher)
+            term.dry_run(batch.to(device_of(student)))
+        except UnderstudyError as error:  # which takes it for the first and only one
+            told = [f"terms[{i}] {line.removeprefix('terms[0] ')}" for line in str(error).split("\n")]
+            raise type(error)("\n".join(told)) from error

@@ -1,0 +1,91 @@
+"""A run that has ended: its student and its data, made again from its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from understudy.errors import CorruptError, InputError
+from understudy.examples import Examples, outputs
+from understudy.export import run_onnx
+from understudy.measure import calibration
+from understudy.outcome import RESULTS, STUDENT, deploy
+from understudy.recipe.examine import Pieces
+from understudy.recipe.text import Document
+from understudy.tasks import TASKS, Task
+from understudy.teachers.weights import load_weights
+from understudy.writing import read_json
+
+__all__ = ["Finished"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run has left behind.
+
+    Attributes:
+        student: the kept one, in eval mode.
+        task: what the labels mean.
+        examples: the part of the data that was asked for.
+        classes: names of the labels.
+    """
+
+    student: nn.Module
+    task: Task
+    examples: Examples
+    classes: tuple[str, ...] | None
+
+    @classmethod
+    def open(cls, folder: Path, document: Document, part: str | None = None) -> Finished:
+        """Make it again.
+
+        Args:
+            folder: of the run.
+            document: its resolved recipe, or that with other values laid over it.
+            part: train, valid or test; test if there is one, else valid.
+
+        Raises: InputError for a folder without a finished run, or without that part; CorruptError for damaged files.
+        """
+        if not (folder / RESULTS).exists():
+            raise InputError(
+                f"{folder}: holds no finished run. Let it end first: understudy run {folder} --resume"
+            )
+        told = read_json(folder / RESULTS)
+        if not isinstance(told, dict) or told.get("task") not in TASKS:
+            raise CorruptError(f"{folder / RESULTS}: is damaged: it names no task.")
+        pieces = Pieces.of(document, only=("data", "student"))
+        assert pieces.parts is not None  # else there was a problem
+        assert pieces.student is not None
+        part = part or ("valid" if pieces.parts.test is None else "test")
+        data = getattr(pieces.parts, part)
+        if data is None:
+            raise InputError(f"{folder}: the data has no part {part!r}. Give another: --on valid.")
+        student = load_weights(pieces.student(), folder / STUDENT).eval()
+        return cls(student, TASKS[told["task"]], Examples.read(data, part), pieces.parts.classes)
+
+    def figures(self, file: Path | None = None) -> dict[str, Any]:
+        """The task's figures of the student, or of an exported file, on this part of the data."""
+        labels = self.examples.labels
+        if labels is None or self.examples.labelled(self.task) is None:
+            raise InputError(f"{self.examples.name}: has no label to compare with. Choose another part: --on.")
+        if file is None:
+            made = outputs(self.student, self.examples, who="student")
+        else:
+            inputs = self.examples.inputs()
+            if inputs is None:
+                raise InputError(
+                    f"{file}: takes inputs by name, which is not supported here. Score it with its predict.py."
+                )
+            made = run_onnx(file / "model.onnx" if file.is_dir() else file, inputs)
+        told = {"part": self.examples.name, "samples": self.examples.samples, **self.task.metrics(made, labels)}
+        if self.task.name == "classification":
+            known = self.task.labelled(labels)
+            told["calibration_error"] = calibration(made[known].softmax(-1), labels[known]).error
+        return told
+
+    def export(self, path: Path) -> dict[str, float]:
+        """Write the student for deployment: see :func:`understudy.outcome.deploy`."""
+        return deploy(path, self.student, self.examples, self.task, self.classes)

@@ -1,0 +1,102 @@
+"""The keys of a recipe. Their types, defaults and descriptions here are those of the checks, the schema and the docs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from understudy.progress import Curve
+from understudy.recipe.forms import Named, Rule
+
+__all__ = ["ADAMW", "Recipe", "Teacher", "TermOf"]
+
+Count = Annotated[int, Rule("minimum", 1)]
+Data = Annotated[Any, Named("data")]
+
+ADAMW = {"name": "AdamW", "lr": 3e-3, "schedule": {"name": "cosine", "start": 1, "end": 0}, "warmup": 0.05}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """Who teaches.
+
+    Attributes:
+        model: what it is: a model that is trained here or gets weights from a file, or a teacher that others trained.
+        weights: a file of its weights: safetensors, or what torch.save made of a state_dict.
+        epochs: train it first, for so many passes over its data.
+        data: what it is trained on, if not the student's data.
+        optimizer: of its training, if not the students' one.
+    """
+
+    model: Annotated[Any, Named("teacher")]
+    weights: Path | None = None
+    epochs: Annotated[int, Rule("minimum", 0)] = 0
+    data: Data | None = None
+    optimizer: Annotated[Any, Named("optimizer")] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermOf:
+    """A loss at addresses. Beside these keys it takes the options of its loss.
+
+    Attributes:
+        loss: what is minimised; `understudy list losses` has them all.
+        at: the addresses of what the loss is called with, the student's first, such as [student.layer2, teacher.layer3].
+        weight: of the term: a number, or a curve over the run.
+        project: what makes the student's tensor comparable with the teacher's; it learns along.
+        mask: the address in the batch of what counts.
+    """
+
+    loss: Annotated[str, Rule("minLength", 1)]
+    at: Annotated[Sequence[str], Rule("minItems", 1)]
+    weight: float | Curve = 1.0
+    project: Annotated[Any, Named("projector")] | None = None
+    mask: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The keys of a recipe.
+
+    Attributes:
+        task: what the labels mean; inferred from them if not given.
+        data: what is learnt from; `understudy list data` has them all.
+        student: the small model.
+        teacher: the big one.
+        method: how the student learns; `understudy list methods` has them all. Or give terms.
+        terms: a method of your own: losses at addresses, with weights.
+        epochs: passes of the distilled student over the data. The student alone gets as many steps.
+        seeds: students of each kind; intervals come from their spread.
+        seed: of the first of them; the others count on.
+        batch_size: samples of a step.
+        optimizer: of every stage but the teacher's, if that has its own; `understudy list optimizers` has them all.
+        fine_tune: whether to fine-tune on the hard labels after distilling.
+        accept: conditions on the kept student, such as {accuracy: ">= 0.97 * teacher"}.
+        report: whether to write report.html.
+        export: what to deploy, in the run's folder: the name of a folder with predict.py, or of a file that ends in .onnx; null for none.
+        device: where to train: cpu, cuda, ...; the GPU if there is one.
+        threads: of the processor, for computing; torch's own choice if not given. Results are the same at equal threads.
+        workers: processes that load data.
+    """
+
+    task: Literal["classification", "multi-label", "regression"] | None = None
+    data: Data
+    student: Annotated[Any, Named("model")]
+    teacher: Teacher
+    method: Annotated[Any, Named("method")] | None = None
+    terms: Annotated[Sequence[Annotated[Any, Named("term")]], Rule("minItems", 1)] | None = None
+    epochs: Count = 20
+    seeds: Count = 3
+    seed: Annotated[int, Rule("minimum", 0)] = 0
+    batch_size: Count | None = None
+    optimizer: Annotated[Any, Named("optimizer")] = dataclasses.field(default_factory=lambda: dict(ADAMW))
+    fine_tune: bool = True
+    accept: Mapping[str, str] | None = None
+    report: bool = True
+    export: Annotated[str, Rule("minLength", 1)] | None = "deploy"
+    device: str | None = None
+    threads: Count | None = None
+    workers: Annotated[int, Rule("minimum", 0)] = 0

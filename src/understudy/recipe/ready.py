@@ -1,0 +1,41 @@
+"""The ready recipes that come with the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Ready", "ready", "templates"]
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A ready recipe.
+
+    Attributes:
+        told: its first comment, in a line.
+    """
+
+    path: Path
+    told: str
+
+
+def ready() -> dict[str, Ready]:
+    """All of them, by the name under which ``understudy run`` takes them."""
+    return _of(_HERE / "recipes")
+
+
+def templates() -> dict[str, Ready]:
+    """What ``understudy init`` writes, by the task."""
+    return _of(_HERE / "templates")
+
+
+def _of(folder: Path) -> dict[str, Ready]:
+    return {path.stem: Ready(path, _told(path)) for path in sorted(folder.glob("*.yaml"))}
+
+
+def _told(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((line[2:] for line in lines if line.startswith("# ") and "yaml-language-server" not in line), "")

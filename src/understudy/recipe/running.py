@@ -1,0 +1,114 @@
+"""A recipe's run: its folder, the whole job, the page, and what is deployed."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from understudy.environment import environment
+from understudy.errors import InputError, MissingExtra
+from understudy.job import perform
+from understudy.outcome import Distilled
+from understudy.plan import FACTS
+from understudy.recipe.examine import Examined, examine
+from understudy.recipe.text import Document, read
+from understudy.writing import make_folder, write_json, write_text
+
+__all__ = ["RECIPE", "Ran", "run"]
+
+RECIPE, ENVIRONMENT, REPORT = "recipe.yaml", "environment.json", "report.html"
+
+FREE = ("device", "workers", "threads", "accept", "report", "export")
+"""Keys that may differ when a run is resumed: they change no weight, or only its last bits, of which the run warns."""
+
+_NEEDS = {"report": ("jinja2", "matplotlib"), "export": ("onnx", "onnxscript", "onnxruntime")}
+_EXTRAS = {"report": "report", "export": "onnx"}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run has come to.
+
+    Attributes:
+        result: of the job.
+        folder: where everything is.
+        page: if one was wished for.
+        deployed: the folder or file to deploy, if one was wished for, and the figures of that file.
+    """
+
+    result: Distilled
+    folder: Path
+    page: Path | None
+    deployed: Path | None
+    figures: dict[str, float]
+
+    def show(self, console: Console) -> None:
+        """Say where everything is."""
+        console.print()
+        for what, path in (("The run", self.folder), ("The page", self.page), ("To deploy", self.deployed)):
+            if path is not None:
+                console.print(f"{what + ':':<11}{path}", soft_wrap=True)
+        if self.figures:
+            metric, part = self.result.task.metric, self.result.measured_on
+            console.print(f"{'':<11}{metric} of the file on {part}: {self.figures[metric]:.3f}", soft_wrap=True)
+
+
+def run(document: Document, out: Path, *, resume: bool = False, console: Console | None = None) -> Ran:
+    """Check a recipe, do the job, and leave everything in ``out``.
+
+    Raises: whatever :func:`~understudy.recipe.examine.examine` and :func:`understudy.distill` raise.
+    """
+    console = console or Console(highlight=False)
+    examined = examine(document, folder=out, resume=resume, console=console)
+    wishes = _wishes(document, examined, console)
+    _claim(out, examined, resume)
+    for note in examined.parts.notes:
+        console.print(note, soft_wrap=True)
+    result = perform(examined.material)
+    console.print()
+    result.show(console)
+    page = result.report(out / REPORT) if wishes["report"] else None
+    target = out / wishes["export"] if wishes["export"] else None
+    figures = {} if target is None else result.export(target)
+    ran = Ran(result, out, page, target, figures)
+    ran.show(console)
+    return ran
+
+
+def _claim(out: Path, examined: Examined, resume: bool) -> None:
+    """Write the recipe and the environment; on a resume, see that it is the same recipe."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file. Choose another folder: --out.")
+    known = out / RECIPE
+    if resume and known.exists():
+        changed = examined.resolved.differences(read(known).value, FREE)
+        if changed:
+            told = "\n".join(f"  {line}" for line in changed)
+            raise InputError(f"{out}: holds a run of another recipe:\n{told}\nChoose another folder: --out.")
+        return
+    if (out / FACTS).exists() and not resume:
+        raise InputError(f"{out}: already holds a run. Go on with it: --resume. Or choose another folder: --out.")
+    foreign = sorted({file.name for file in out.iterdir()} - {RECIPE, ENVIRONMENT, "lock"}) if out.exists() else []
+    if foreign and not (out / FACTS).exists():
+        raise InputError(f"{out}: holds {', '.join(foreign[:3])}, which no run made. Choose another folder: --out.")
+    make_folder(out)
+    write_text(known, examined.resolved.text())
+    device = examined.material.settings(examined.material.stages["distilled"], 0).on()
+    write_json(out / ENVIRONMENT, environment(device))
+
+
+def _wishes(document: Document, examined: Examined, console: Console) -> dict[str, Any]:
+    """Page and export, as far as what they need is installed; what the recipe itself asks for is an error before the run."""
+    wishes = {name: examined.resolved.value[name] for name in _NEEDS}
+    for name, modules in _NEEDS.items():
+        if wishes[name] and not all(importlib.util.find_spec(module) for module in modules):
+            missing = MissingExtra(f"{document.place((name,))}: {name}", _EXTRAS[name])
+            if name in document.value:
+                raise missing
+            console.print(f"{missing} Until then there is none.", soft_wrap=True)
+            wishes[name] = None
+    return wishes

@@ -1,0 +1,268 @@
+"""One batch through everything that a job would do: what each term finds, what it pulls, and what the job will cost."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from understudy.batch import Batch
+from understudy.callbacks import Callback
+from understudy.data.order import preserved
+from understudy.engine import train
+from understudy.examples import device_of, outputs
+from understudy.material import Material, Stage
+from understudy.measure import parameters, size_mb
+from understudy.method import Distillation, Method
+from understudy.progress import START, Progress
+from understudy.teachers.stored import Stored
+from understudy.term import Term
+
+__all__ = ["Cost", "Model", "Rehearsal", "TermSeen", "rehearse"]
+
+STEPS = 6  # of each stage, to see how long one takes; the first is slower
+PAGE_BYTES = 2_000_000  # of page.json, report.html and results.json together, about
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the job, and what it gives for one sample."""
+
+    name: str
+    kind: str
+    parameters: int | None
+    size_mb: float | None
+    output: list[int]
+
+
+@dataclass(frozen=True)
+class TermSeen:
+    """A term on one batch at the start.
+
+    Attributes:
+        shapes: of what is at each of its addresses.
+        weight: at the run's first step.
+        value: without the weight; None for a term that reads nothing, because its weight is 0 or no label is there.
+        gradient: the 2-norm of the weighted term's gradient with respect to the student's parameters.
+        share: of the sum of these over all terms.
+    """
+
+    name: str
+    shapes: dict[str, list[int]]
+    weight: float
+    value: float | None
+    gradient: float | None
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the job will take, measured on a few steps and multiplied out.
+
+    Attributes:
+        seconds: of each stage, over all seeds.
+        memory_mb: of weights, gradients, optimizer, activations of one step, and tensors of the data; without what Python
+            and torch themselves need.
+        disk_mb: of the run's folder at its end.
+    """
+
+    seconds: dict[str, float]
+    memory_mb: float
+    disk_mb: float
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was seen."""
+
+    models: list[Model]
+    terms: list[TermSeen]
+    cost: Cost
+
+
+def rehearse(material: Material) -> Rehearsal:
+    """Go through it. Trains nothing that is kept, and leaves models and random numbers as they are."""
+    with preserved():
+        return Rehearsal(_models(material), _terms(material), _cost(material))
+
+
+def _models(material: Material) -> list[Model]:
+    one = material.data["train"].few(1)
+    found = []
+    for name, model in (("student", material.student()), ("teacher", material.teacher)):
+        module = model if isinstance(model, nn.Module) else None
+        shape = list(outputs(model, one, give=material.plan.call, who=name).shape[1:])
+        size = None if module is None else size_mb(module)
+        count = None if module is None else parameters(module)
+        found.append(Model(name, type(model).__name__, count, size, shape))
+    return found
+
+
+def _batch(material: Material, device: torch.device) -> Batch:
+    """One step's samples, drawn at random: the first ones may all have a label."""
+    data = material.data["train"]
+    ids = torch.randperm(data.samples, generator=torch.Generator().manual_seed(0))[: material.batch_size]
+    return next(iter(data.source.subset(ids).in_order())).to(device)
+
+
+def _terms(material: Material) -> list[TermSeen]:
+    student = material.student()
+    device = device_of(student)
+    method = material.method(student, material.teacher).to(device)
+    batch = _batch(material, device)
+    readings = method.dry_run(batch)
+    if not isinstance(method, Distillation):
+        return []
+    method.train()
+    weights = [cast("Term", term).weight_at(START) for term in method.terms]
+    norms = {i: _gradient(method, i, batch) for i, reading in enumerate(readings) if reading.shapes and weights[i]}
+    whole = sum(norms.values())
+    return [
+        TermSeen(
+            name=reading.term,
+            shapes={address: list(shape) for address, shape in reading.shapes.items()},
+            weight=weights[i],
+            value=reading.value if reading.shapes else None,
+            gradient=norms.get(i),
+            share=norms[i] / whole if i in norms and whole > 0 else None,
+        )
+        for i, reading in enumerate(readings)
+    ]
+
+
+def _gradient(method: Distillation, term: int, batch: Batch) -> float:
+    loss = method.move(method.prepare(batch, START), START, only={term}).loss
+    wanted = [p for p in method.student.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+    return math.sqrt(sum(float(g.detach().float().square().sum()) for g in grads if g is not None))
+
+
+# -- what it will cost -------------------------------------------------------------------------------------------------
+
+
+class _Clock(Callback):
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def stepped(self, progress: Progress) -> None:
+        self.times.append(perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        """Of one step."""
+        return median(b - a for a, b in zip(self.times, self.times[1:], strict=False))
+
+
+def _cost(material: Material) -> Cost:
+    seconds: dict[str, float] = {}
+    memory: list[float] = []
+    disk = PAGE_BYTES
+    for name, stage in material.stages.items():
+        with tempfile.TemporaryDirectory() as folder:
+            method = _method_of(material, name)
+            memory.append(_memory(material, method))
+            pace = _pace(material, method, stage, Path(folder))
+            validations = stage.steps / (material.settings(stage, 0).validate_every or stage.steps) + 1
+            seconds[name] = stage.runs * (stage.steps * pace + validations * _validating(material, method))
+            disk += stage.runs * _bytes_in(Path(folder))
+    began = perf_counter()
+    few = material.data["train"].few(material.batch_size)
+    taught = outputs(material.teacher, few, give=material.plan.call, who="teacher")
+    labelling = (perf_counter() - began) * material.data["train"].samples / few.samples
+    if material.softens:
+        seconds["soft labels"] = labelling
+        disk += taught[:1].nbytes * material.data["train"].samples
+    disk += 3 * _bytes(material.student())  # its weights, and twice what is deployed
+    disk += _bytes(material.teacher) if "teacher" in material.stages else 0
+    parts = (getattr(part.source.dataset, "tensors", ()) for part in material.data.values())  # what is in memory
+    held = sum(t.nbytes for tensors in parts for t in tensors)
+    return Cost(seconds, (max(memory) + held) / 1e6, disk / 1e6)
+
+
+def _method_of(material: Material, stage: str) -> Method:
+    """What trains in a stage, on models that are thrown away."""
+    if stage == "teacher":
+        return material.alone(copy.deepcopy(material.teacher))
+    if stage != "distilled":
+        return material.alone(material.student())
+    teacher = material.teacher
+    if material.softens:  # no teacher runs in a step, but a table is looked up
+        data = material.data["train"]
+        teacher = Stored(outputs(teacher, data.few(1), give=material.plan.call).expand(data.samples, -1))
+    return material.method(material.student(), teacher)
+
+
+def _pace(material: Material, method: Method, stage: Stage, folder: Path) -> float:
+    clock = _Clock()
+    settings = dataclasses.replace(material.settings(stage, 0), steps=STEPS, save_every=STEPS // 2, validate_every=None)
+    train(method, stage.data.source, settings, folder=folder, callbacks=[clock])
+    return clock.seconds
+
+
+def _validating(material: Material, method: Method) -> float:
+    """Seconds."""
+    began = perf_counter()
+    outputs(method.student, material.data["valid"], give=material.plan.call)
+    return perf_counter() - began
+
+
+def _bytes(model: Any) -> int:
+    return round(size_mb(model) * 1e6)
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _memory(material: Material, method: Method) -> float:
+    """Of one step: weights of all models, gradients, the optimizer's state, and what the forward keeps for the backward."""
+    device = material.settings(material.stages["distilled"], 0).on()
+    method.to(device)
+    batch = _batch(material, device)
+    method.dry_run(batch)
+    method.train()
+    with _kept() as kept:
+        method.loss(batch)
+    trained = [p for p in method.parameters() if p.requires_grad]
+    frozen = sum(_bytes(m) for m in method.frozen.values() if isinstance(m, nn.Module))
+    return (
+        sum(kept.values())
+        + _bytes(method)
+        + frozen
+        + sum(p.nbytes for p in trained)
+        + _optimizer_bytes(material, trained)
+    )
+
+
+@contextmanager
+def _kept() -> Iterator[Mapping[int, int]]:
+    """Bytes of every storage that is kept for the backward, by its address."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def _optimizer_bytes(material: Material, trained: list[nn.Parameter]) -> int:
+    copies = [nn.Parameter(p.detach().clone()) for p in trained]
+    optimizer = material.plan.optimizer.kind(copies, lr=0.0, **material.plan.optimizer.options)  # type: ignore[call-arg]
+    for parameter in copies:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return sum(v.nbytes for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor))
