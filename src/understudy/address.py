@@ -24,11 +24,11 @@ _FORM = re.compile(
     r"""(?P<stop>stop[ ]+)?
         (?P<model>[A-Za-z_]\w*)
         (?:@(?P<view>[A-Za-z_]\w*))?
-        (?:\.(?P<module>[^\s#:/@.]+(?:\.[^\s#:/@.]+)*)(?:\#(?P<call>\d+))? | :(?P<parameter>[^\s#:/@]+))?
+        (?:\.(?P<module>[^\s#:/@.]+(?:\.[^\s#:/@.]+)*)(?:\#(?P<call>\d{1,9}))? | :(?P<parameter>[^\s#:/@]+))?
         (?P<keys>(?:/[^\s/]+)*)""",
     re.VERBOSE,
 )
-_INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # what `int` gives back as it was written; all else is a name
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # what `int` gives back as it was written; all else is a name
 
 
 @dataclass(frozen=True)

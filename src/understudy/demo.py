@@ -53,9 +53,9 @@ def run(
 
 def _clear(out: Path) -> None:
     """Delete an earlier demo; refuse a folder with anything else in it, such as another run."""
-    if not out.is_dir() or not any(out.iterdir()):
+    found = sorted(out.iterdir()) if out.is_dir() else []
+    if all(file.name == "lock" for file in found):
         return
-    found = sorted(out.iterdir())
     foreign = [file.name for file in found if not any(file.match(pattern) for pattern in OURS)]
     if foreign or not _is_demo(out / RECIPE):
         told = ", ".join((foreign or [file.name for file in found])[:3])

@@ -51,23 +51,27 @@ def start(device: torch.device) -> None:
     # Both: what is counted before the first forward, and texts, may lie on the CPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=HANG_TIMEOUT)
-    # Left to the end of the interpreter, gloo's threads may be torn down while they run: that aborts a finished process.
+    # A worker of gloo's may wake the main thread and only later drop its tensors, for which it needs the interpreter. Where
+    # that has gone meanwhile, the finished process aborts ("terminate called without an active exception").
     atexit.register(_part)
 
 
+_unfinished = False
+
+
 def _part() -> None:
-    if dist.is_initialized():
+    # Gloo waits for an exchange under way only, and all of ours block. NCCL may wait for a rank that an error has ended.
+    if dist.is_initialized() and not (_unfinished and "nccl" in dist.get_backend_config()):
         dist.destroy_process_group()
 
 
 @contextmanager
 def _parting_only_from_the_living() -> Iterator[None]:
-    """After an error do not wait at the end for ranks that may be dead."""
-    try:
-        yield
-    except BaseException:
-        atexit.unregister(_part)
-        raise
+    """After an error do not wait at the end for ranks that may be dead; a later run that ends well makes up for it."""
+    global _unfinished
+    _unfinished = True
+    yield
+    _unfinished = False
 
 
 def ranks() -> int:

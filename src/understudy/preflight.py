@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -118,7 +119,9 @@ def _check_method(material: Material, student: nn.Module) -> None:
         )
     (batch,) = material.data["train"].few(4).source.in_order()
     with preserved():
-        method.to(device_of(student)).dry_run(batch.to(device_of(student)))
+        readings = method.to(device_of(student)).dry_run(batch.to(device_of(student)))
+    wrong = [f"{r.term}: its value is {r.value} before any training." for r in readings if not math.isfinite(r.value)]
+    raise_all(InputError, wrong)
 
 
 def _check_wishes(material: Material, student: nn.Module) -> None:

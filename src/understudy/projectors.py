@@ -28,6 +28,8 @@ class Projector(nn.Module):
             raise InputError(
                 f"{type(self).__name__}({inputs}, {outputs}): give both sizes, or neither to have them fitted."
             )
+        if inputs is not None and outputs is not None and min(inputs, outputs) < 1:
+            raise InputError(f"{type(self).__name__}({inputs}, {outputs}): sizes are whole numbers, 1 or above.")
         self.layer: nn.Module | None = None
         self.fitted: tuple[int, int] | None = None
         if inputs is not None and outputs is not None:

@@ -156,6 +156,7 @@ def _optimizer(name: str, made: Callable[..., Any]) -> Entry:
 # -- plugins -----------------------------------------------------------------------------------------------------------
 
 _PLUGGED: dict[tuple[str, str], Entry] = {}
+_LOADING: list[Path] = []  # whose entry it is: what a plugin registers may be another library's
 
 
 def register(kind: str, name: str | None = None) -> Callable[[Made], Made]:
@@ -185,7 +186,7 @@ def register(kind: str, name: str | None = None) -> Callable[[Made], Made]:
 
     def mark(made: Made) -> Made:
         key = (kind, name or made.__name__)
-        source = inspect.getsourcefile(made) or "?"
+        source = str(_LOADING[-1]) if _LOADING else inspect.getsourcefile(made) or "?"
         if key[1] in _own(kind) or (key in _PLUGGED and _PLUGGED[key].source != source):
             raise InputError(
                 f"register: there is a {kind} {key[1]!r} already. Give another name: register({kind!r}, name=...)."
@@ -209,16 +210,22 @@ def load_plugin(path: Path) -> list[Entry]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that its dataclasses find their module
+    _LOADING.append(path.resolve())
     sys.path.insert(0, str(path.parent))  # so that it can import what lies beside it, as when it is run by itself
     try:
         spec.loader.exec_module(module)
+        found = [e for e in _PLUGGED.values() if e.source == str(path.resolve())]
+        for e in found:
+            _ = e.options  # of which the types must be there to be read
+    except InputError as error:
+        raise InputError(f"--plugin {_line(path, error)}: {error}") from error
     except UnderstudyError:
         raise
     except (Exception, SystemExit) as error:
         raise InputError(f"--plugin {_line(path, error)}: cannot be run: {type(error).__name__}: {error}.") from error
     finally:
         sys.path.remove(str(path.parent))
-    found = [e for e in _PLUGGED.values() if Path(e.source).resolve() == path.resolve()]
+        _LOADING.pop()
     if not found:
         raise InputError(
             f'--plugin {path}: registers nothing. Put @understudy.register("model") above what recipes may name.'
@@ -228,7 +235,8 @@ def load_plugin(path: Path) -> list[Entry]:
 
 def _line(path: Path, error: BaseException) -> str:
     """The plugin's own line in which it went wrong."""
-    if isinstance(error, SyntaxError) and error.filename == str(path):
+    file = str(path.absolute())  # as the import system names it
+    if isinstance(error, SyntaxError) and error.filename == file:
         return f"{path}:{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f"{path}:{lines[-1]}" if lines else str(path)

@@ -109,6 +109,12 @@ class Settings:
             raise MachineError(
                 f"settings: device={self.device!r}, but this machine has {torch.cuda.device_count()} GPUs."
             )
+        if device.type not in ("cpu", "cuda"):
+            try:
+                torch.zeros(1, device=device).item()
+            except Exception as error:  # each kind of device has its own way to say that it is not there
+                told = str(error).partition("\n")[0]
+                raise MachineError(f"settings: device={self.device!r} cannot compute here: {told}") from error
         return device
 
     def autocast(self) -> AbstractContextManager[object]:

@@ -93,7 +93,8 @@ def _show(recipe: str, examined: Examined, seen: Rehearsal) -> None:
         screen.print(render(_term_rows(seen), columns, title="Terms, on one batch before any training"))
     cost = seen.cost
     told = ", ".join(f"{stage} {_time(seconds)}" for stage, seconds in cost.seconds.items())
-    screen.print(f"Time, about: {_time(sum(cost.seconds.values()))} ({told}).")
+    screen.print(f"Time, about: {_time(sum(cost.seconds.values()))}")
+    screen.print(f"  {told}")
     screen.print(f"Memory, about: {cost.memory_mb:,.0f} MB beside what Python and torch need.")
     screen.print(f"Disk, about: {cost.disk_mb:,.0f} MB.")
 

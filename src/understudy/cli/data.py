@@ -16,10 +16,10 @@ NAMES = ("breast-cancer", "diabetes", "digits", "digits-attributes")
 
 @click.command(
     epilog=examples(
-        "understudy data breast-cancer data/breast-cancer      a table, two classes",
-        "understudy data diabetes data/diabetes                a table, values to predict",
-        "understudy data digits data/digits                    folders of pictures, ten classes",
-        "understudy data digits-attributes data/digits-attributes     arrays, several labels",
+        "understudy data breast-cancer data/breast-cancer  a table, two classes",
+        "understudy data diabetes data/diabetes            a table, values to predict",
+        "understudy data digits data/digits                pictures, ten classes",
+        "understudy data digits-attributes data/attributes    arrays, several labels",
     )
 )
 @click.argument("name", type=Name(NAMES), metavar="NAME")

@@ -110,7 +110,7 @@ def document(
     recipe: str, settings: Sequence[str] = (), plugin: Sequence[str] = (), seed: int | None = None
 ) -> Document:
     """A recipe's file, the name of a ready one, or a run's folder; with the values that are laid over it."""
-    from understudy.recipe.text import Place, read
+    from understudy.recipe.text import Place, read, shown
 
     path, own = _path(recipe)
     load_plugins(plugin)
@@ -120,6 +120,8 @@ def document(
         made = dataclasses.replace(made, places=here, top=dataclasses.replace(made.top, folder=Path()))
     _lay_over(made, settings)
     if seed is not None:
+        if seed >= 2**63:
+            raise InputError(f"--seed {shown(seed)}: is no number that a recipe can hold; give a smaller one.")
         made.set(("seed",), seed, Place(f"--seed {seed}", 0, Path()))
     return made
 

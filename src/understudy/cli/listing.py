@@ -120,7 +120,7 @@ def _options(kind: str, name: str, json_: bool) -> None:
             "told": option.told,
         }
         for option in chosen.options.values()
-        if (made := forms[option.name]) is not None
+        if (made := forms[option.name]) not in (None, {"type": "null"})  # what only Python can give
     ]
     if json_:
         as_json({"name": name, "told": chosen.summary, "source": chosen.source, "options": rows})
@@ -142,7 +142,7 @@ def _sentence(row: Mapping[str, Any], option: Option) -> str:
         default = "needed"
     elif option.name in FROM_DATA and row["default"] is None:
         default = "from the data if not given"
-    return ". ".join(filter(None, [", ".join(filter(None, [row["is"], default])), option.told]))
+    return ": ".join(filter(None, [", ".join(filter(None, [row["is"], default])), option.told]))
 
 
 def _plain(default: Any) -> Any:
@@ -158,10 +158,11 @@ def _layers(recipe: str, settings: Sequence[str], plugin: Sequence[str], json_: 
 
     rows = layers_of(given)
     told = "What addresses can name, with the shapes for 4 samples"
-    _answer(rows, ["address", "is", "shape", "parameters"], told, json_)
+    _answer(rows, ["address", "is", "shape", "parameters"], told, json_, whole=True)
 
 
-def _answer(rows: list[dict[str, Any]], shown: list[str], title: str, json_: bool) -> None:
+def _answer(rows: list[dict[str, Any]], shown: list[str], title: str, json_: bool, *, whole: bool = False) -> None:
+    """A table; ``whole`` folds no cell where there is no screen, so that each can be searched for."""
     if json_:
         as_json(rows)
         return
@@ -179,4 +180,7 @@ def _answer(rows: list[dict[str, Any]], shown: list[str], title: str, json_: boo
             for name in shown
         )
         table.add_row(*cells)
-    console().print(table)
+    screen = console()
+    if whole and not screen.is_terminal:
+        screen.width = max(screen.width, screen.measure(table, options=screen.options.update(max_width=10_000)).maximum)
+    screen.print(table)

@@ -87,7 +87,7 @@ def image_folder(
         raise InputError(f"{where}: needs a size: the side of a square, or (rows, columns), in pixels.")
     if not root.is_dir():
         near = sorted(p.name for p in root.parent.glob("*") if p.is_dir()) if root.parent.is_dir() else []
-        raise InputError(f"{where}: there is no such folder. {choices(root.name, near)}")
+        raise InputError(f"{where}: there is no such folder. {choices(root.name, near) if near else ''}".rstrip())
     folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     named = tuple(name for name in folders if name != NO_CLASS)
     files = _pictures(root, folders)

@@ -12,6 +12,9 @@ from understudy.errors import InputError, MissingExtra
 
 __all__ = ["MODES", "check_pillow", "pixels", "wanted_size"]
 
+MOST = 4096
+"""Of a side: a hundred such pictures are 20 GB."""
+
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Channels, and what Pillow calls them."""
 
@@ -37,9 +40,9 @@ def wanted_size(where: str, size: Any, channels: Any) -> tuple[int, int] | None:
     whole = isinstance(sides, tuple | list) and all(
         isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides
     )
-    if isinstance(size, bool) or not whole or len(sides) != 2:
+    if isinstance(size, bool) or not whole or len(sides) != 2 or max(sides) > MOST:
         raise InputError(
-            f"{where}: size={size!r} is not allowed; give the side of a square, or (rows, columns), in pixels."
+            f"{where}: size={size!r} is not allowed; give the side of a square, or (rows, columns), in pixels, up to {MOST:,}."
         )
     return sides[0], sides[1]
 

@@ -63,12 +63,14 @@ def write_example(name: str, folder: Path) -> list[Path]:
     if name not in _WRITE:
         raise InputError(f"there is no example {name!r}. {choices(name, EXAMPLES)}")
     target = Path(folder)
-    new = temporary(target.resolve())
     with disk(target):
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise InputError(f"{target}: is no folder. Give the name of a new one.")
         if target.is_dir() and any(target.iterdir()):
             raise InputError(f"{target}: holds files already. Give the name of a new folder.")
+        if target.resolve() == Path.cwd():
+            raise InputError(f"{target}: you are in it, and it would be replaced. Give the name of a new folder.")
+        new = temporary(target.resolve())
         try:
             new.mkdir(parents=True)
             _WRITE[name](new)

@@ -93,7 +93,7 @@ def binary_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> 
         )
     same_shape("binary_kl", student, teacher, "Both models must score the same labels in the same order.")
     s, t = student / temperature, teacher / temperature
-    return (_share(s, t) + _share(-s, -t)) * temperature**2
+    return (_share(s, t) + _share(-s, -t)) * (temperature * temperature)
 
 
 def _share(s: Tensor, t: Tensor) -> Tensor:

@@ -104,4 +104,4 @@ def kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
     p = log_p.exp()
     # Where p is 0 the summand is 0 by its limit; computed, it would be 0 * inf for a class that the teacher rules out.
     gap = (log_p - log_q).masked_fill(p == 0, 0.0)
-    return (p * gap).sum(-1) * temperature**2
+    return (p * gap).sum(-1) * (temperature * temperature)  # a power of floats would overflow with an error

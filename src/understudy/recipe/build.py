@@ -63,16 +63,16 @@ def arguments(recipe: Raw, parts: Parts, student: Callable[[], nn.Module], teach
 def _method(recipe: Raw) -> dict[str, Any]:
     """``method`` and its options; a plugin's method, or one of terms, as a function of student and teacher."""
     if recipe.get("terms") is not None:
-        return {"method": functools.partial(_of_terms, recipe["terms"])}
+
+        def terms(student: nn.Module, teacher: Any) -> Distillation:
+            return Distillation(*map(term_of, recipe["terms"]), student=student, teacher=teacher)
+
+        return {"method": terms}
     chosen = entry("method", recipe["method"]["name"])
     options = _options(chosen, recipe["method"])
     if chosen.source == "understudy":
         return {"method": chosen.name, **options}
-    return {"method": functools.partial(chosen.make, **options)}
-
-
-def _of_terms(terms: list[Raw], student: nn.Module, teacher: Any) -> Distillation:
-    return Distillation(*map(term_of, terms), student=student, teacher=teacher)
+    return {"method": functools.update_wrapper(functools.partial(chosen.make, **options), chosen.make)}
 
 
 def term_of(raw: Raw) -> Term:
@@ -113,7 +113,16 @@ def sizes_of(parts: Parts) -> Sizes:
         return Sizes(inputs, int(label.shape[1]) if label.ndim > 1 else 1)
     if parts.classes is not None:
         return Sizes(inputs, len(parts.classes))
-    return Sizes(inputs, max(int(batch["label"].max()) for batch in source.in_order()) + 1)
+    most = max(
+        _largest(part) for part in (parts.train, parts.valid)
+    )  # of few labels in train, some may be in valid only
+    return Sizes(inputs, most + 1 if most >= 0 else None)
+
+
+def _largest(part: Any) -> int:
+    """Of the labels; below 0 if there is none."""
+    labels = (batch.fields.get("label") for batch in sized(part, "data", lack="cannot be read twice").in_order())
+    return max((int(label.max()) for label in labels if isinstance(label, Tensor)), default=-1)
 
 
 def maker(kind: str, raw: Raw, sizes: Sizes) -> Callable[[], Any]:
@@ -149,7 +158,7 @@ def _options(chosen: Entry, raw: Raw) -> dict[str, Any]:
 def _make(chosen: Entry, options: Mapping[str, Any]) -> Any:
     try:
         return chosen.make(**options)
-    except UnderstudyError:
+    except (UnderstudyError, MemoryError):
         raise
     except Exception as error:  # of torch, of the data's library, of a plugin: the values of options led to it
         raise InputError(f"{chosen.name}: cannot be made: {type(error).__name__}: {error}") from error

@@ -49,18 +49,23 @@ def words(schema: Mapping[str, Any]) -> str:
             words(part) for part in schema["anyOf"] if part != {"type": "null"}
         )  # which is leaving it out
     if "$ref" in schema:
-        kind = str(schema["$ref"]).rpartition("/")[2].replace("data", "data set")
-        return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+        return _a(str(schema["$ref"]).rpartition("/")[2])
     if "enum" in schema:
         return " or ".join(map(shown, schema["enum"]))
+    if isinstance(schema["type"], list):  # of an entry
+        return f"the name of {_a(schema['then']['x-kind'])}, or a mapping of its name and its options"
     told = "a path" if schema.get("format") == "path" else _TYPES[schema["type"]]
     if "prefixItems" in schema:
         return f"a list of {len(schema['prefixItems'])}, each {words(schema['prefixItems'][0])}"
     if schema["type"] == "array" and "items" in schema:
         told += f" of which each is {words(schema['items'])}"
     if "minimum" in schema:
-        told += f", {schema['minimum']} or above"
+        told += f", {schema['minimum']} " + (f"to {schema['maximum']:,}" if "maximum" in schema else "or above")
     return told + (", not empty" if schema.get("minItems") or schema.get("minLength") else "")
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {'data set' if kind == 'data' else kind}"
 
 
 def _of(error: ValidationError) -> Iterator[Complaint]:

@@ -12,28 +12,31 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from understudy.accept import parse
 from understudy.data.parts import Parts
-from understudy.errors import UnderstudyError
-from understudy.evaluate import FIGURES
+from understudy.errors import InputError, UnderstudyError
+from understudy.evaluate import FIGURES, STAGES
 from understudy.examples import Examples, device_of, outputs
 from understudy.job import distill
 from understudy.material import Material
 from understudy.method import Distillation
 from understudy.plan import Plan
 from understudy.preflight import check
-from understudy.recipe.build import Sizes, arguments, build, data_of, maker, sizes_of, teacher_of, term_of, train_of
+from understudy.progress import START
+from understudy.recipe.build import Sizes, arguments, data_of, maker, sizes_of, teacher_of, term_of, train_of
 from understudy.recipe.complaints import complaints
 from understudy.recipe.problems import Problems
 from understudy.recipe.resolved import Resolved, resolve
 from understudy.recipe.schema import schema
-from understudy.recipe.text import Document, Where
+from understudy.recipe.text import Document, Where, shown
+from understudy.recipe.trials import check_reading, check_takes, check_term, try_optimizer, use_threads
 from understudy.registry import FROM_DATA, entry
+from understudy.settings import Settings
 from understudy.source import sized
 from understudy.tasks import TASKS
 from understudy.teachers.weights import load_weights
@@ -112,16 +115,22 @@ class Pieces:
 
     def __init__(self, problems: Problems, resolved: Resolved) -> None:
         self.problems, self.resolved, self.recipe = problems, resolved, resolved.value
-        if self.recipe.get("threads"):  # from here on: what is timed in a check takes as long in the run
-            torch.set_num_threads(self.recipe["threads"])
+        if self.recipe.get("threads"):
+            problems.attempt(("threads",), lambda: use_threads(self.recipe["threads"]))
         self._data()
         self._models()
         if "optimizer" in self.recipe:
-            problems.attempt(("optimizer",), lambda: build("optimizer", self.recipe["optimizer"]))
+            small = None if self.student is None else problems.attempt(("student",), self.student)
+            problems.attempt(("optimizer",), lambda: try_optimizer(self.recipe["optimizer"], small))
         if "optimizer" in self.recipe.get("teacher", ()):
-            problems.attempt(("teacher", "optimizer"), lambda: build("optimizer", self.recipe["teacher"]["optimizer"]))
+            raw = self.recipe["teacher"]["optimizer"]
+            problems.attempt(("teacher", "optimizer"), lambda: try_optimizer(raw, self.teacher))
+        if self.recipe.get("device"):
+            problems.attempt(("device",), lambda: Settings(steps=1, device=self.recipe["device"]).on())
         if self.recipe.get("accept"):
             problems.attempt(("accept",), self._conditions)
+        if self.recipe.get("export"):
+            problems.attempt(("export",), self._deployed)
         if self.few is not None and self.teacher is not None:
             self._terms()
 
@@ -189,11 +198,28 @@ class Pieces:
         tasks = [TASKS[self.recipe["task"]]] if self.recipe.get("task") else list(TASKS.values())
         parse(self.recipe["accept"], [*dict.fromkeys(f for task in tasks for f in task.figures), *FIGURES])
 
+    def _deployed(self) -> None:
+        """Inside the run's folder, and no name that the run itself gives."""
+        name = self.recipe["export"]
+        taken = name in (*(stage for stage in STAGES if stage != "kept"), "lock")
+        if (
+            Path(name).name != name
+            or name == ".."
+            or len(name) > 100
+            or Path(name).suffix not in ("", ".onnx")
+            or taken
+        ):
+            told = f"; {shown(name)} is taken by the run itself" if taken else f"; you wrote {shown(name)}"
+            raise InputError(
+                f"export: must be the name of a folder in that of the run, such as deploy, or of a file that ends in .onnx{told}."
+            )
+
     def _terms(self) -> None:
         """Each by itself, so that each tells what is wrong with it."""
-        left_out, given = self.resolved.left_out, self.problems.document.value.get("terms") or ()
-        at = [i for i in range(len(given)) if ("terms", i) not in left_out]
-        for i, raw in zip(at, self.recipe.get("terms") or (), strict=True):
+        sound = self.recipe.get("terms") or ()
+        given = self.problems.document.value["terms"] if sound else ()
+        at = [i for i in range(len(given)) if ("terms", i) not in self.resolved.left_out]
+        for i, raw in zip(at, sound, strict=True):
             self.problems.attempt(("terms", i), functools.partial(self._try_term, i, raw))
 
     def _try_term(self, i: int, raw: Mapping[str, Any]) -> None:
@@ -202,8 +228,12 @@ class Pieces:
             return
         (batch,) = self.few.source.in_order()
         try:
-            term = Distillation(term_of(raw), student=student, teacher=self.teacher)
-            term.dry_run(batch.to(device_of(student)))
+            check_takes(raw)
+            made = term_of(raw)
+            method = Distillation(made, student=student, teacher=self.teacher)
+            check_term(made)
+            (reading,) = method.dry_run(batch.to(device_of(student)))
+            check_reading(reading, made.weight_at(START))
         except UnderstudyError as error:  # which takes it for the first and only one
             told = [f"terms[{i}] {line.removeprefix('terms[0] ')}" for line in str(error).split("\n")]
             raise type(error)("\n".join(told)) from error

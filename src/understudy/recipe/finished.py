@@ -50,9 +50,7 @@ class Finished:
         Raises: InputError for a folder without a finished run, or without that part; CorruptError for damaged files.
         """
         if not (folder / RESULTS).exists():
-            raise InputError(
-                f"{folder}: holds no finished run. Let it end first: understudy run {folder} --resume"
-            )
+            raise InputError(f"{folder}: holds no finished run. Let it end first: understudy run {folder} --resume")
         told = read_json(folder / RESULTS)
         if not isinstance(told, dict) or told.get("task") not in TASKS:
             raise CorruptError(f"{folder / RESULTS}: is damaged: it names no task.")

@@ -13,7 +13,7 @@ from understudy.recipe.forms import Named, Rule
 
 __all__ = ["ADAMW", "Recipe", "Teacher", "TermOf"]
 
-Count = Annotated[int, Rule("minimum", 1)]
+Many = Annotated[int, Rule("minimum", 1), Rule("maximum", 1_000_000)]
 Data = Annotated[Any, Named("data")]
 
 ADAMW = {"name": "AdamW", "lr": 3e-3, "schedule": {"name": "cosine", "start": 1, "end": 0}, "warmup": 0.05}
@@ -33,7 +33,7 @@ class Teacher:
 
     model: Annotated[Any, Named("teacher")]
     weights: Path | None = None
-    epochs: Annotated[int, Rule("minimum", 0)] = 0
+    epochs: Annotated[int, Rule("minimum", 0), Rule("maximum", 1_000_000)] = 0
     data: Data | None = None
     optimizer: Annotated[Any, Named("optimizer")] | None = None
 
@@ -88,15 +88,15 @@ class Recipe:
     teacher: Teacher
     method: Annotated[Any, Named("method")] | None = None
     terms: Annotated[Sequence[Annotated[Any, Named("term")]], Rule("minItems", 1)] | None = None
-    epochs: Count = 20
-    seeds: Count = 3
+    epochs: Many = 20
+    seeds: Annotated[int, Rule("minimum", 1), Rule("maximum", 1000)] = 3
     seed: Annotated[int, Rule("minimum", 0)] = 0
-    batch_size: Count | None = None
+    batch_size: Many | None = None
     optimizer: Annotated[Any, Named("optimizer")] = dataclasses.field(default_factory=lambda: dict(ADAMW))
     fine_tune: bool = True
     accept: Mapping[str, str] | None = None
     report: bool = True
     export: Annotated[str, Rule("minLength", 1)] | None = "deploy"
     device: str | None = None
-    threads: Count | None = None
-    workers: Annotated[int, Rule("minimum", 0)] = 0
+    threads: Annotated[int, Rule("minimum", 1), Rule("maximum", 1024)] | None = None
+    workers: Annotated[int, Rule("minimum", 0), Rule("maximum", 64)] = 0

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import understudy
-from understudy.errors import InputError, UnderstudyError
+from understudy.errors import InputError, MachineError, UnderstudyError
 from understudy.recipe.text import Document, Where
 
 __all__ = ["Problems"]
 
 MOST = 30
 """Problems that are told at once."""
+
+LONG = 1000
+"""Characters of a problem: some quote what was typed, and that may be the whole recipe."""
 
 Made = TypeVar("Made")
 
@@ -39,6 +42,7 @@ class Problems:
     def add(self, where: Where, told: str, kind: type[UnderstudyError] = InputError) -> None:
         """One, unless it is known already."""
         place = self.document.place(where)
+        told = told if len(told) <= LONG else f"{told[: LONG - 200]} ... {told[-200:]}"
         self.found.setdefault((place.line, f"{place}: {told}"), kind)
 
     def attempt(self, where: Where, make: Callable[[], Made]) -> Made | None:
@@ -50,6 +54,10 @@ class Problems:
                 told = re.sub(r"`(\w+)=(\w+)\(\)`", r"`\1: \2`", line)  # as a recipe says it
                 self.add(self._place(where, line), told, _kind(error))
         except Exception as error:
+            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+                told = "needs more memory than this machine has. Make models, pictures or batches smaller."
+                self.add(where, f"{_dotted(where)}: {told}", MachineError)
+                return None
             if _is_ours(error):
                 raise
             # Of a plugin, or of the library below a model or a data set.

@@ -121,6 +121,9 @@ class _Filling:
             inside = (*where, name)
             if name in given and given[name] is not None:
                 made[name] = self.value(option.annotation, given[name], inside)
+            elif name in given and option.default is not None and type(None) in typing.get_args(option.annotation):
+                made[name] = None  # which is another thing than the default
+                self.made.origins[inside] = self._origin(inside)
             elif name in given or not option.required:
                 default = list(option.default) if isinstance(option.default, tuple) else option.default
                 if isinstance(default, bool | int | float | str | dict | list):

@@ -7,6 +7,7 @@ has is refused, and so are sizes that no recipe has, before anything is built fr
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ __all__ = ["Document", "Place", "Where", "read", "read_setting", "shown"]
 
 BYTES, DEPTH, NODES = 64 * 1024, 16, 5_000
 """What a recipe may be at most. The longest of ours has 2 KB, 4 levels and 60 values."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Characters that no text has. Written as "\\0" or "\\e" they would end a path early, or clear the screen of who reads an error."""
 
 Where = tuple[Any, ...]
 """The way to a value: ("optimizer", "lr"), ("terms", 0, "at", 1)."""
@@ -70,6 +74,8 @@ class Document:
                 if isinstance(at.get(step), str):
                     at[step] = {"name": at[step]}
                     self.places[(*where[: i + 1], "name")] = self.place(where[: i + 1])
+                if step not in at:
+                    self.places[where[: i + 1]] = place
                 at = at.setdefault(step, {})
             elif isinstance(at, list) and isinstance(step, int) and step < len(at):
                 at = at[step]
@@ -156,6 +162,8 @@ def _parse(text: str, top: Place) -> tuple[Any, dict[Where, Place]]:
     yaml = YAML(typ="safe", pure=True)
     try:
         return _Builder(yaml.resolver, top).build(yaml.parse(text))
+    except AssertionError:  # the parser's way to refuse a version that is still to come
+        raise InputError(f"{top}: asks for another YAML than 1.2. Leave the line out.") from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         told = getattr(error, "problem", None) or "it holds a character that no text has"
@@ -225,6 +233,8 @@ class _Builder:
             return self._mapping(events, where)
         if kind == "SequenceStartEvent":
             return self._list(events, where)
+        if found := _UNPRINTABLE.search(event.value):
+            raise InputError(f"{place}: holds {found[0]!r}, a character that no text has. Leave it out.")
         return self._scalar(event, place)
 
     def _mapping(self, events: Iterator[Any], where: Where) -> dict[str, Any]:

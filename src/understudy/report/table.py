@@ -32,7 +32,8 @@ def render(
     """A table with the first column to the left and all others to the right; the row named ``emphasis`` in bold."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column.title, justify="left" if i == 0 else "right", no_wrap=True)
+        # Numbers stay whole: where the screen is narrow, names are folded.
+        table.add_column(column.title, justify="left" if i == 0 else "right", no_wrap=i > 0, overflow="fold")
     for row in rows:
         bold = emphasis is not None and row.get(columns[0].key) == emphasis
         table.add_row(*(column.cell(row) for column in columns), style="bold" if bold else None)

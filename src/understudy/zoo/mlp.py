@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from understudy.errors import InputError
-from understudy.zoo.limits import check_parameters, check_sizes
+from understudy.zoo.limits import check_layers, check_parameters, check_sizes
 
 __all__ = ["MLP"]
 
@@ -30,6 +30,7 @@ class MLP(nn.Module):
         check_sizes("MLP", {"inputs": inputs, "classes": classes}, {"hidden": hidden})
         if not 0 <= dropout < 1:
             raise InputError(f"MLP: dropout={dropout!r} is not allowed; give a share from 0 to below 1.")
+        check_layers("MLP", len(hidden))
         widths = [inputs, *hidden, classes]
         check_parameters("MLP", sum((a + 1) * b for a, b in itertools.pairwise(widths)))
         self.layers = [f"layer{i}" for i in range(1, len(widths) - 1)]

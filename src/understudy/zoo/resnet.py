@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from understudy.zoo.limits import check_parameters, check_sizes
+from understudy.zoo.limits import check_layers, check_parameters, check_sizes
 
 __all__ = ["ResNet"]
 
@@ -34,6 +34,7 @@ class ResNet(nn.Module):
         super().__init__()
         sizes = {"channels": channels, "inputs": inputs, "classes": classes}
         check_sizes("ResNet", sizes, {"blocks": blocks or "none"})
+        check_layers("ResNet", 2 * sum(blocks))
         widths = [channels * 2**stage for stage in range(len(blocks))]
         convolutions = sum(18 * width**2 * count for width, count in zip(widths, blocks, strict=True))
         check_parameters("ResNet", convolutions + 9 * inputs * channels + widths[-1] * classes)

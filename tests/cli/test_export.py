@@ -1,0 +1,56 @@
+import json
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from .calls import call
+
+
+def test_a_file_alone(run: Path) -> None:
+    told = call("export", run, "--to", "x.onnx", "--json")
+    assert (told.code, told.err) == (0, "")
+    assert told.out.count("\n") == 1
+    answer = json.loads(told.out)
+    assert answer["path"] == "x.onnx"
+    assert answer["max_error"] < 1e-4
+    assert answer["accuracy"] == json.loads(call("eval", run, "--json").out)["accuracy"]
+    assert onnxruntime.InferenceSession("x.onnx").get_inputs()[0].shape[1:] == [1, 8, 8]
+    assert [path.name for path in Path().iterdir()] == ["x.onnx"]
+
+
+def test_a_folder_like_that_of_the_run(run: Path) -> None:
+    told = call("export", run, "--to", "here/deploy")
+    assert told.code == 0
+    assert told.out.splitlines()[0] == "here/deploy"
+    names = {path.name for path in Path("here/deploy").iterdir()}
+    assert names == {path.name for path in (run / "deploy").iterdir()}
+    assert {"model.onnx", "preprocessing.json", "predict.py"} <= names
+
+
+@pytest.mark.parametrize(
+    ("to", "code", "told"),
+    [
+        ("note.txt", 2, "export: note.txt ends in '.txt'; give a name that ends in .onnx, or that of a folder."),
+        ("mine", 2, "mine: holds thesis.txt"),
+        ("/", 2, "/: "),
+        ("note.txt/x.onnx", 4, "note.txt: cannot be made"),
+        ("/proc/nothing/x.onnx", 4, "/proc/nothing: cannot be made"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused_and_left_alone(to: str, code: int, told: str, run: Path) -> None:
+    Path("mine").mkdir()
+    for path in ("note.txt", "mine/thesis.txt"):
+        Path(path).write_text("years of work")
+    answer = call("export", run, "--to", to)
+    assert (answer.code, answer.out) == (code, "")
+    assert told in answer.err
+    assert sorted(str(path) for path in Path().rglob("*")) == ["mine", "mine/thesis.txt", "note.txt"]
+
+
+def test_a_package_that_is_missing_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    told = call("export", run, "--to", "x.onnx")
+    assert (told.code, told.out) == (4, "")
+    assert "pip install 'understudy[onnx]'" in told.err
