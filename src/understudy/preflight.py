@@ -148,11 +148,9 @@ def _are_probabilities(output: Tensor) -> bool:
 
 def _why_no_better(task: Task, labels: Tensor) -> str:
     if task.name != "regression":
-        return (
-            "Is it trained (teacher_epochs=), are its classes in the data's order, and is its preprocessing the data's?"
-        )
+        return "Is it trained (teacher_epochs; in a recipe epochs under teacher), are its classes in the data's order, and is its preprocessing the data's?"
     known = labels[~labels.isnan()]
     return (
-        f"Is it trained (teacher_epochs=), and are inputs and labels of about unit size? The labels have mean {float(known.mean()):.3g} "
+        f"Is it trained (teacher_epochs; in a recipe epochs under teacher), and are inputs and labels of about unit size? The labels have mean {float(known.mean()):.3g} "
         f"and standard deviation {float(known.std()):.3g}; standardise them if that is far from 0 and 1."
     )

@@ -137,7 +137,7 @@ def entry(kind: str, name: str) -> Entry:
 def _own(kind: str) -> Mapping[str, Entry]:
     rooms: dict[str, Any] = {"data": sets, "model": zoo, "method": methods, "loss": losses, "projector": projectors}
     if kind in rooms:
-        found = {name: getattr(rooms[kind], name) for name in rooms[kind].__all__}
+        found = {name: getattr(rooms[kind], name) for name in rooms[kind].__all__ if name != "Projector"}  # their root
     elif kind == "curve":
         found = {
             make.__name__: make for make in (progress.constant, progress.linear, progress.cosine, progress.steps_at)

@@ -117,12 +117,16 @@ def test_seed_is_that_of_the_first_student(run: Path) -> None:
 # -- stopped -----------------------------------------------------------------------------------------------------------
 
 
+# A shell's background jobs, of which the tests may be one, ignore Ctrl-C, and so do their children.
+HEARS = "import signal, sys; signal.signal(2, signal.default_int_handler); from understudy.cli import main; sys.exit(main())"
+
+
 @pytest.mark.parametrize(("name", "at"), [("SIGINT", "teacher/seed-0/lock"), ("SIGTERM", "alone/seed-0/lock")])
 def test_a_stopped_run_goes_on_to_the_same_bits_by_the_words_that_it_says(
     name: str, at: str, run: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "stopped"
-    command = [sys.executable, "-m", "understudy", "run", "digits", *BARE, "--out", str(folder)]
+    command = [sys.executable, "-c", HEARS, "run", "digits", *BARE, "--out", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment())
     while not (folder / at).exists() and process.poll() is None:
         time.sleep(0.005)

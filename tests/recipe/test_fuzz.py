@@ -168,9 +168,14 @@ def mutant(seed: int) -> bytes:
 RUNS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "pty.spawn"}
 NETWORK = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "urllib.Request"}
 CHANGES = {
-    "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "shutil.rmtree",
-    "shutil.move", "shutil.copyfile",
-}  # fmt: skip
+    **dict.fromkeys(
+        ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "shutil.rmtree"), (0,)
+    ),
+    **dict.fromkeys(("os.link", "os.symlink", "shutil.copyfile"), (1,)),
+    **dict.fromkeys(("os.rename", "shutil.move"), (0, 1)),
+}
+"""Which of an event's arguments is what is changed."""
+
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 HOME = Path(understudy.__file__).parent
 CODE = [str(HOME), *{str(Path(sysconfig.get_path(name))) for name in ("stdlib", "platstdlib", "purelib", "platlib")}]
@@ -193,7 +198,8 @@ class Watch:
             if isinstance(flags, int) and flags & WRITES:
                 self._written(event, path)
         elif event in CHANGES:
-            self._written(event, args[0])
+            for at in CHANGES[event]:
+                self._written(event, args[at])
         elif event == "exec":
             self._executed(args[0].co_filename)
         elif event == "import" and args[1] is not None and not str(args[1]).startswith(tuple(CODE)):

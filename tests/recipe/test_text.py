@@ -336,7 +336,7 @@ def test_a_setting_of_what_is_not_there_is_refused(tmp_path: Path, text: str, to
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (True, "true"), (None, "null"), ({}, "an empty mapping"), ({"a": 1}, "a mapping"), ([], "a list of 0"), ([1, 2], "a list of 2"),
+        (True, "true"), (None, "null"), ({}, "an empty mapping"), ({"a": 1}, "a mapping"), ([], "an empty list"), ([1, 2], "a list of 2"),
         ("x" * 100, "'" + "x" * 37 + "...'"), ("a\nb", "'a\\nb'"), (10**30, str(10**30)), (0.1, "0.1"),
     ],
 )  # fmt: skip

@@ -43,7 +43,7 @@ def npz(path: str | Path, *, inputs: Names = None, label: str | None = None) -> 
     where = f"npz {path}"
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.npz")) if path.parent.is_dir() else []
-        raise InputError(f"{where}: there is no such file. {choices(path.name, near)}")
+        raise InputError(f"{where}: there is no such file. {choices(path.name, near) if near else ''}".rstrip())
     try:
         if not zipfile.is_zipfile(path):
             raise CorruptError(

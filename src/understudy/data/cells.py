@@ -85,7 +85,7 @@ def read_cells(path: Path, delimiter: str) -> dict[str, Cells]:
     """
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.csv")) if path.parent.is_dir() else []
-        raise InputError(f"{path}: there is no such file. {choices(path.name, near)}")
+        raise InputError(f"{path}: there is no such file. {choices(path.name, near) if near else ''}".rstrip())
     if len(delimiter) != 1:
         raise InputError(f"{path}: delimiter={delimiter!r} is not allowed; it is one character: ',' or ';' or '\\t'.")
     try:

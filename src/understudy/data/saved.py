@@ -22,7 +22,7 @@ def saved_rows(path: Path) -> Any:
     if not path.exists():
         near = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
         raise InputError(
-            f"{where}: there is no such folder or file, and nothing is fetched. {choices(path.name, near)}"
+            f"{where}: there is no such folder or file, and nothing is fetched. {choices(path.name, near) if near else ''}".rstrip()
         )
     if path.is_file() and path.suffix.lower() not in FORMATS:
         raise InputError(f"{where}: files of this kind are not read; allowed: {', '.join(FORMATS)}.")

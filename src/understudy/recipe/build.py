@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from understudy.batch import Batch
 from understudy.data.order import preserved, seed_all
 from understudy.data.parts import Parts
-from understudy.errors import InputError, UnderstudyError
+from understudy.errors import InputError, MachineError, UnderstudyError
 from understudy.method import Distillation
 from understudy.pool import with_unlabelled
 from understudy.recipe.forms import fields_of, given
@@ -158,7 +158,9 @@ def _options(chosen: Entry, raw: Raw) -> dict[str, Any]:
 def _make(chosen: Entry, options: Mapping[str, Any]) -> Any:
     try:
         return chosen.make(**options)
-    except (UnderstudyError, MemoryError):
+    except UnderstudyError:
         raise
     except Exception as error:  # of torch, of the data's library, of a plugin: the values of options led to it
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise MachineError(f"{chosen.name}: needs more memory than this machine has. Make it smaller.") from error
         raise InputError(f"{chosen.name}: cannot be made: {type(error).__name__}: {error}") from error

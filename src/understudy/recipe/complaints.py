@@ -61,7 +61,9 @@ def words(schema: Mapping[str, Any]) -> str:
         told += f" of which each is {words(schema['items'])}"
     if "minimum" in schema:
         told += f", {schema['minimum']} " + (f"to {schema['maximum']:,}" if "maximum" in schema else "or above")
-    return told + (", not empty" if schema.get("minItems") or schema.get("minLength") else "")
+    return told + (
+        ", not empty" if told in ("a text", "a list") and (schema.get("minItems") or schema.get("minLength")) else ""
+    )
 
 
 def _a(kind: str) -> str:
@@ -91,7 +93,8 @@ def _of(error: ValidationError) -> Iterator[Complaint]:
 
 
 def _unfit(where: Where, value: Any, schema: Mapping[str, Any]) -> str:
-    near = choices(value, schema["enum"]) if "enum" in schema else ""
+    allowed = [v for part in (schema, *schema.get("anyOf", ())) for v in part.get("enum", ())]
+    near = choices(value, allowed) if allowed else ""
     hint = f" {near}" if near.startswith("Did") else ""
     return f"{dotted(where)}: must be {words(schema)}; you wrote {shown(value)}.{hint}"
 

@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from understudy.accept import parse
+from understudy.data.order import preserved
 from understudy.data.parts import Parts
 from understudy.errors import InputError, UnderstudyError
 from understudy.evaluate import FIGURES, STAGES
@@ -67,9 +68,10 @@ def examine(document: Document, **more: Any) -> Examined:
     Raises: InputError, or what else it is, with every problem and its line.
     """
     problems = Problems(document)
-    pieces = Pieces(problems, _sound(problems))
-    problems.tell()
-    examined = problems.attempt((), lambda: pieces.together(more))
+    with preserved():
+        pieces = Pieces(problems, _sound(problems))
+        problems.tell()
+        examined = problems.attempt((), lambda: pieces.together(more))
     problems.tell()
     assert examined is not None  # else there was a problem
     return examined
@@ -138,7 +140,8 @@ class Pieces:
     def of(cls, document: Document, only: Collection[str]) -> Pieces:
         """The pieces of these keys. Raises: InputError, or what else it is, for what is wrong in them."""
         problems = Problems(document)
-        pieces = cls(problems, _sound(problems, only))
+        with preserved():
+            pieces = cls(problems, _sound(problems, only))
         problems.tell()
         return pieces
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import understudy
 from understudy.errors import InputError, MachineError, UnderstudyError
+from understudy.recipe.complaints import dotted
 from understudy.recipe.text import Document, Where
 
 __all__ = ["Problems"]
@@ -56,12 +57,12 @@ class Problems:
         except Exception as error:
             if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
                 told = "needs more memory than this machine has. Make models, pictures or batches smaller."
-                self.add(where, f"{_dotted(where)}: {told}", MachineError)
+                self.add(where, f"{dotted(where)}: {told}", MachineError)
                 return None
             if _is_ours(error):
                 raise
             # Of a plugin, or of the library below a model or a data set.
-            self.add(where, f"{_dotted(where)}: fails: {type(error).__name__}: {error}")
+            self.add(where, f"{dotted(where)}: fails: {type(error).__name__}: {error}")
         return None
 
     def tell(self) -> None:
@@ -74,25 +75,19 @@ class Problems:
         raise (kinds.pop() if len(kinds) == 1 else InputError)("\n".join(lines[:MOST] + more))
 
     def _place(self, where: Where, line: str) -> Where:
-        """More closely: the part that the error names, or the option whose value it quotes."""
+        """More closely: the part that the error names, or the option that it names or whose value it quotes."""
         if not where:
-            section = next((s for s in _SECTIONS if line.startswith(s)), None)
+            section = max((s for s in _SECTIONS if line.startswith(s)), key=len, default=None)  # the most that fits
             where = ("method",) if section is None else _SECTIONS[section]
         if (found := re.match(r"terms\[(\d+)\]", line)) and "terms" in self.document.value and where == ("method",):
             return ("terms", int(found[1]))
         value: Any = self.document.value
         for part in where:
             value = value.get(part) if isinstance(value, dict) else value[part] if isinstance(value, list) else None
-        quoted = (
-            [k for k, v in value.items() if isinstance(v, str) and k != "name" and v in line]
-            if isinstance(value, Mapping)
-            else []
-        )
+        options = {k: v for k, v in value.items() if k != "name"} if isinstance(value, Mapping) else {}
+        named = [k for k in options if re.search(rf"(?<!\w){re.escape(k)}=", line)]
+        quoted = named or [k for k, v in options.items() if isinstance(v, str) and v in line]
         return (*where, quoted[0]) if len(quoted) == 1 else where
-
-
-def _dotted(where: Where) -> str:
-    return ".".join(map(str, where))
 
 
 def _kind(error: UnderstudyError) -> type[UnderstudyError]:

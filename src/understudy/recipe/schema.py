@@ -46,7 +46,10 @@ def _defs() -> dict[str, Any]:
 def _named(kind: str, key: str, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Whichever of these the key names, with its options; where nothing else is required, the name alone will do."""
     chosen = [
-        {"if": {"required": [key], "properties": {key: {"const": name}}}, "then": {"$ref": f"#/$defs/{kind}.{name}"}}
+        {
+            "if": {"type": "object", "required": [key], "properties": {key: {"const": name}}},
+            "then": {"$ref": f"#/$defs/{kind}.{name}"},
+        }
         for name in options
     ]
     long = {"required": [key], "properties": {key: {"enum": list(options), "x-kind": kind}}, "allOf": chosen}

@@ -60,7 +60,9 @@ def _read(path: Path) -> Any:
             head = file.read(9)
     except FileNotFoundError as error:
         near = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        raise InputError(f"{path}: there is no such file. {choices(path.name, near)}") from error
+        raise InputError(
+            f"{path}: there is no such file. {choices(path.name, near) if near else ''}".rstrip()
+        ) from error
     except IsADirectoryError as error:
         inside = choices("", sorted(p.name for p in path.glob("*") if p.is_file()))
         raise InputError(f"{path}: is a folder; give the file in it. {inside}") from error
