@@ -61,6 +61,10 @@ class TensorBoard(Callback):
         self.writer.close()
 
 
+LAST = {"valid": "last valid", "loss": "loss"}
+"""What a bar calls the figures: the last validation's need not be that of the weights that are kept, which are the best ones."""
+
+
 class Bar(Callback):
     """A progress bar with a title, the last loss and the last validation; one line of text where there is no terminal."""
 
@@ -80,25 +84,32 @@ class Bar(Callback):
         )
         self.bar = RichProgress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task: Any = None
+        self.done = self.total = 0
 
     def started(self, progress: Progress) -> None:
         """Draw it."""
+        self.done, self.total = progress.step, progress.steps
         self.bar.start()
         self.task = self.bar.add_task(self.title, total=progress.steps, completed=progress.step, note="")
 
     def stepped(self, progress: Progress) -> None:
         """Move it."""
-        self.bar.update(self.task, completed=progress.step + 1, note=self.note)
+        self.done = progress.step + 1
+        self.bar.update(self.task, completed=self.done, note=self.note)
 
     def logged(self, record: Mapping[str, Any]) -> None:
         """Keep what is worth showing."""
         kind = "valid" if "valid" in record else "loss"
-        if kind == "valid" or not self.note.startswith("valid"):
+        if kind == "valid" or not self.note.startswith(LAST["valid"]):
             first = next(iter(record.get(kind, {}).items()), None)
-            self.note = "" if first is None else f"{kind} {first[0]} {first[1]:.3f}"
+            self.note = "" if first is None else f"{LAST[kind]} {first[0]} {first[1]:.3f}"
 
     def finished(self) -> None:
         """Leave the full bar on the screen, or say in one line that it is done."""
         self.bar.stop()
-        if not self.console.is_terminal:
-            self.console.print(f"{self.title}: {self.note}", highlight=False)
+        if self.console.is_terminal:
+            return
+        if self.done < self.total:
+            self.console.print(f"{self.title}: stopped at step {self.done} of {self.total}", highlight=False)
+        else:
+            self.console.print(f"{self.title}: {self.note or 'done before'}", highlight=False)

@@ -215,7 +215,7 @@ def verdict(evidence: Evidence, told: Figures) -> list[str]:
     best = best_trial(task, evidence.trials)
     figure = told["kept"][task.metric][best]
     lines.append(
-        f"Handed on: the kept student of seed {evidence.trials[best].seed}, the best by validation ({task.metric} {figure:.3f})."
+        f"Handed on: the kept student of seed {evidence.trials[best].seed}, the best by validation ({evidence.data.name} {task.metric} {figure:.3f})."
     )
     return lines
 

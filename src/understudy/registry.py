@@ -103,7 +103,12 @@ def options_of(make: Callable[..., Any], *, named_only: bool = False) -> Iterato
     for p in inspect.signature(make).parameters.values():
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY) or (named_only and p.kind != p.KEYWORD_ONLY):
             continue
-        yield Option(p.name, hints.get(p.name, Any), p.default, told.get(p.name, ""))
+        yield Option(p.name, hints.get(p.name) or _of_default(p.default), p.default, told.get(p.name, ""))
+
+
+def _of_default(default: Any) -> Any:
+    """The type of an argument that has none written: that of its default, if that is plain."""
+    return type(default) if type(default) in (bool, int, float, str) else Any
 
 
 def _told(docstring: str) -> dict[str, str]:

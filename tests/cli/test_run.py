@@ -175,6 +175,7 @@ def test_by_default_a_run_goes_to_runs_and_its_name(monkeypatch: pytest.MonkeyPa
 def test_what_is_in_the_folder_goes_before_a_ready_recipe_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = untrained(monkeypatch)
     Path("images").mkdir()  # as pictures may well be called
+    Path("data/digits").mkdir(parents=True)
     Path("csv").write_text("task: regression")
     for recipe in ("images", "csv"):
         call("run", recipe)

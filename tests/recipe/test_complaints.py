@@ -19,18 +19,21 @@ student: {name: CNN, channels: 2}
 teacher: {model: {name: CNN, channels: 4}}
 """
 
+PLUGIN = " Or does a file have it that is to be named with --plugin?"
+
 SENTENCES = {
     # what there is not
     "method: kdd": "method: there is no method 'kdd'. Did you mean 'kd'?",
-    "data: foo": "data: there is no data 'foo'. Allowed: csv, digits, hugging_face, images, npz.",
-    "student: os.system": "student: there is no model 'os.system'. Allowed: CNN, MLP, ResNet, from_config.",
-    "student: {name: os.system}": "student.name: there is no model 'os.system'. Allowed: CNN, MLP, ResNet, from_config.",
+    "data: foo": "data: there is no data 'foo'. Allowed: csv, digits, hugging_face, images, npz." + PLUGIN,
+    "student: os.system": "student: there is no model 'os.system'. Allowed: CNN, MLP, ResNet, from_config." + PLUGIN,
+    "student: {name: os.system}": "student.name: there is no model 'os.system'. Allowed: CNN, MLP, ResNet, from_config." + PLUGIN,
     "optimizer: Adm": "optimizer: there is no optimizer 'Adm'. Did you mean 'Adam'?",
     "optimizer: {name: AdamW, schedule: {name: cosin}}": "optimizer.schedule.name: there is no curve 'cosin'. Did you mean 'cosine'?",
-    "method: {name: 3}": "method.name: there is no method 3. Allowed: alone, fitnets, kd.",
+    "method: {name: 3}": "method.name: there is no method 3. Allowed: alone, fitnets, kd." + PLUGIN,
     "terms: [{loss: klx, at: [student]}]": "terms[0].loss: there is no loss 'klx'. Did you mean 'kl'?",
     "terms: [{loss: mse, at: [student], project: Conv}]": "terms[0].project: there is no projector 'Conv'. Did you mean 'Conv1x1'?",
-    "terms: [{loss: mse, at: [student], weight: heavy}]": "terms[0].weight: there is no curve 'heavy'. Allowed: constant, linear, cosine, steps_at.",
+    "terms: [{loss: mse, at: [student], weight: '0.1'}]": "terms[0].weight: there is no curve '0.1'. A number has no quotes.",
+    "terms: [{loss: mse, at: [student], weight: heavy}]": "terms[0].weight: there is no curve 'heavy'. Allowed: constant, linear, cosine, steps_at." + PLUGIN,
     # by its name alone, which is not enough
     "student: CNN": "student: CNN needs channels: write {name: CNN, channels: ...}.",
     "optimizer: {name: AdamW, schedule: cosine}": "optimizer.schedule: cosine needs start and end: write {name: cosine, start: ...}.",

@@ -70,7 +70,7 @@ def _show(recipe: str, examined: Examined, seen: Rehearsal) -> None:
 
     screen = console()
     screen.print(f"{recipe}: sound. The task is {examined.material.task.name}.", soft_wrap=True)
-    for note in examined.parts.notes:
+    for note in examined.notes:
         screen.print(note, soft_wrap=True)
     data: list[dict[str, Any]] = [{"part": name, **counts} for name, counts in _counts(examined).items()]
     columns = [Column("part", "part"), Column("samples", "samples", "{:,}"), Column("labelled", "labelled", "{:,}")]

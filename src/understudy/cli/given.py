@@ -116,6 +116,8 @@ def document(
     load_plugins(plugin)
     made = read(path)
     if own:  # its data is the user's, and not beside the recipes of the package
+        if lacks := ready()[recipe].lacks:
+            raise InputError(f"{recipe}: its data is not here yet. Write it first: {lacks}")
         here = {where: dataclasses.replace(place, folder=Path()) for where, place in made.places.items()}
         made = dataclasses.replace(made, places=here, top=dataclasses.replace(made.top, folder=Path()))
     _lay_over(made, settings)

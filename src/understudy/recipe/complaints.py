@@ -128,7 +128,20 @@ def _misnamed(where: Where, value: Any, kind: str) -> str:
     if isinstance(value, str) and value in known:  # by its name alone, which is not enough
         needs = [option.name for option in known[value].options.values() if option.required]
         return f"{dotted(where)}: {value} needs {' and '.join(needs)}: write {{name: {value}, {needs[0]}: ...}}."
-    return f"{dotted(where)}: there is no {kind} {shown(value)}. {choices(value, known)}"
+    near = choices(value, known)
+    if kind in ("curve", "projector") and isinstance(value, str) and _is_number(value):
+        near = "A number has no quotes."
+    elif not near.startswith("Did") and kind != "optimizer":
+        near += " Or does a file have it that is to be named with --plugin?"
+    return f"{dotted(where)}: there is no {kind} {shown(value)}. {near}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _of_union(error: ValidationError, where: Where) -> Iterator[Complaint]:

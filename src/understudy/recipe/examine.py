@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from understudy import zoo
 from understudy.accept import parse
 from understudy.data.order import preserved
 from understudy.data.parts import Parts
@@ -60,6 +61,15 @@ class Examined:
     parts: Parts
     sizes: Sizes
     material: Material
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth knowing before the run."""
+        teacher = self.resolved.value["teacher"]
+        chosen = entry("teacher", teacher["model"]["name"])
+        untaught = not teacher["epochs"] and "weights" not in teacher
+        random = "The teacher has neither weights nor epochs: it is random, and the run will refuse it."
+        return [*self.parts.notes, *([random] if untaught and chosen.make in vars(zoo).values() else [])]
 
 
 def examine(document: Document, **more: Any) -> Examined:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,12 @@ class Ready:
 
     path: Path
     told: str
+
+    @property
+    def lacks(self) -> str | None:
+        """The command that writes the data that the recipe names, if it is not there yet."""
+        found = re.search(r"understudy data \S+ (\S+)", self.path.read_text(encoding="utf-8"))
+        return found[0] if found and not Path(found[1]).exists() else None
 
 
 def ready() -> dict[str, Ready]:

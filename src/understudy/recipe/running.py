@@ -66,7 +66,7 @@ def run(document: Document, out: Path, *, resume: bool = False, console: Console
     examined = examine(document, folder=out, resume=resume, console=console)
     wishes = _wishes(document, examined, console)
     _claim(out, examined, resume)
-    for note in examined.parts.notes:
+    for note in examined.notes:
         console.print(note, soft_wrap=True)
     result = perform(examined.material)
     console.print()

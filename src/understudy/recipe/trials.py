@@ -71,6 +71,8 @@ def check_term(term: Term) -> None:
     """Raise InputError for a term that nothing of the student reaches, or whose weight is no finite number."""
     if not any(_learns(address) for address in term.addresses):
         raise InputError("reads nothing that learns. Its first address is the student's, such as student.layer2.")
+    if not _learns(term.addresses[0]):
+        raise InputError(f"'{term.addresses[0]}' comes first, but the student's address must: what learns is first.")
     raise_all(InputError, [f"weight: {told}" for told in _wrong_weights(term)])
 
 
@@ -79,11 +81,12 @@ def _learns(address: Address) -> bool:
 
 
 def _wrong_weights(term: Term) -> Sequence[str]:
-
     for step in (0, 99):
         weight: object = term.weight_at(Progress(step, 100))
         if not isinstance(weight, int | float) or not math.isfinite(weight):
             return [f"is {weight!r} at {step} % of the run; it must be a finite number."]
+        if weight < 0:
+            return [f"is {weight!r} at {step} % of the run; below 0 the student would be driven away."]
     return []
 
 
