@@ -47,7 +47,7 @@ def test_the_readmes_code_runs(
 
 def test_the_readmes_table_is_what_the_demo_printed() -> None:
     printed = (ROOT / "docs/results/demo.txt").read_text()
-    table = printed[printed.index("On test") : printed.index("The page:")].rstrip()
+    table = printed[printed.index("On test") : printed.index("The run:")].rstrip()
     assert table in README
 
 
