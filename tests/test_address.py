@@ -21,6 +21,8 @@ PARSED = {
     "student.block#1": Address("student", module="block", call=1),
     "student.block#0": Address("student", module="block", call=0),
     "student.a.b#12/0": Address("student", module="a.b", call=12, keys=(0,)),
+    "student.head<": Address("student", module="head", enters=True),
+    "stop b@weak.0.a-b#1</0": Address("b", stop=True, view="weak", module="0.a-b", call=1, keys=(0,), enters=True),
     "student:lm_head.weight": Address("student", parameter="lm_head.weight"),
     "student@strong:fc.weight": Address("student", view="strong", parameter="fc.weight"),
     "teacher/logits": Address("teacher", keys=("logits",)),
@@ -57,6 +59,13 @@ REFUSED = [
     "student.fc#-1",
     "student.fc#0#1",
     "student.fc:weight",
+    "student<",
+    "student.<",
+    "student.fc<<",
+    "student.fc<#0",
+    "student.fc<.a",
+    "student.fc/0<a b",
+    "batch.label<",
     "student:",
     "student:fc#0",
     "student/",
@@ -78,7 +87,7 @@ REFUSED = [
 def texts() -> list[str]:
     """Every combination of the grammar's parts."""
     of_models = itertools.product(
-        ["", "stop "], ["student", "_m2"], ["", "@weak"], ["", ".fc", ".0.a-b#0", ".a.b.c#10", ":fc.weight"],
+        ["", "stop "], ["student", "_m2"], ["", "@weak"], ["", ".fc", ".0.a-b#0", ".a.b.c#10", ".fc<", ".a.b#2<", ":fc.weight"],
         ["", "/0", "/-2/logits", "/a.b#c:d@e", "/00/-0/--1/1.5/²"],
     )  # fmt: skip
     of_batch = itertools.product(["", "stop "], ["batch"], ["", ".label", ".a.b"], ["", "/2", "/label/0"])
@@ -109,7 +118,7 @@ def test_an_address_that_does_not_parse_is_answered_with_the_grammar() -> None:
     assert GRAMMAR in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["batch@weak", "batch.label#0", "batch:label"])
+@pytest.mark.parametrize("text", ["batch@weak", "batch.label#0", "batch.label<", "batch:label"])
 def test_a_batch_is_said_to_have_fields_only(text: str) -> None:
     with pytest.raises(AddressError, match=r"fields only, as in 'batch\.label'"):
         Address.parse(text)
@@ -132,7 +141,7 @@ def test_what_is_written_parses_to_the_same_address(text: str) -> None:
 
 def test_an_address_that_forgot_a_part_would_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Address.__str__
-    for part in ("#", "/", "@", ":", "stop "):
+    for part in ("#", "/", "@", ":", "stop ", "<"):
         with monkeypatch.context() as patch:
             patch.setattr(Address, "__str__", lambda self, part=part: whole(self).split(part)[0])
             with pytest.raises(AssertionError):

@@ -9,13 +9,13 @@ import understudy
 
 ROOT = Path(understudy.__file__).parent
 LEAVES = ("data", "zoo", "tasks", "measure", "export", "report", "accept", "testing")
-GROUND = ("errors", "losses", "modes", "progress", "projectors", "writing")
+GROUND = ("errors", "modes", "progress", "losses", "projectors", "writing")
 ENGINE = (
     "parallel", "optimize", "settings", "source", "pool", "feed", "folder", "checkpoint", "environment", "signals", "callbacks", "play", "state",
     "validation", "engine",
 )  # fmt: skip
 ORDER = (
-    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "teachers", "reading", "term", "naming", "method", "methods", *ENGINE, "examples", "evaluate", "pages", "outcome", "plan", "material", "preflight", "job", "rehearsal", "registry", "recipe", "demo", "cli", "__main__",
+    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "teachers", "reading", "term", "naming", "method", "forward", "matching", "methods", *ENGINE, "examples", "evaluate", "pages", "outcome", "plan", "material", "preflight", "job", "rehearsal", "registry", "recipe", "ranking", "compare", "demo", "cli", "__main__",
 )  # fmt: skip
 
 

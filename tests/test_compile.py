@@ -429,6 +429,14 @@ def test_compiled_non_reentrant_checkpointing_gives_the_eager_models_gradients(x
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-5)
 
 
+def test_what_goes_into_a_layer_is_read_of_a_compiled_model(x: Tensor) -> None:
+    model = Net()
+    eager = reading({"student": model}, "student.fc<", "student")(x)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            close(reading({"student": model}, "student.fc<", "student", compile=True)(x), eager)
+
+
 def test_an_output_that_compiled_code_changes_in_place_is_read_as_it_was_put_out(x: Tensor) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
     expected = model[0](x)

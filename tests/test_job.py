@@ -499,7 +499,7 @@ def shared_with(teacher: nn.Module) -> nn.Module:
         (lambda t: {"method": lambda s, t: us.methods.kd(t, s)}, "in this order"),
         (lambda t: {"method": lambda s, t: None}, "returns a Method"),
         (lambda t: {"method": lambda s: None}, "the method cannot be made"),
-        (lambda t: {"method": "fitnets"}, "student_layer"),
+        (lambda t: {"method": "fitnets", "student_layer": "0"}, "give both, or neither"),
         (lambda t: {"temperature": 0}, "temperature"),
         (lambda t: {"alpha": 7}, "alpha"),
         (lambda t: {"student": always(mlp(8))}, "same module at each call"),

@@ -655,6 +655,55 @@ def test_an_output_that_is_changed_in_place_is_an_error_that_names_the_layer(
         assert not torch.allclose(naive(models[name], "norm", lambda: models[name](x))[0], expected)
 
 
+def test_what_goes_into_a_layer_is_read_where_no_layer_puts_it_out(x: Tensor) -> None:
+    student, seen = Twice(), []
+    handle = student.layer.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    expected = [x, student.layer(x).tanh()]
+    found = read({"student": student}, "student.layer#0<", "student.layer#1<", "student.layer#0", batch=x)
+    handle.remove()
+    for a, b in zip(found, [*expected, student.layer(x)], strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(seen[-1], found[1])
+    (grad,) = torch.autograd.grad(found[1].sum(), student.layer.bias)
+    assert grad.ne(0).all()
+    assert hooks(student) == 0
+    with pytest.raises(TapError, match=r"'layer' ran 2 times in one forward"):
+        read({"student": student}, "student.layer<", batch=x)
+    (stopped,) = read({"student": Net()}, "stop student.fc<", batch=x)
+    assert not stopped.requires_grad
+
+
+def test_what_goes_into_a_layer_of_a_frozen_model_is_read_in_its_eval_mode(x: Tensor) -> None:
+    teacher = Net().train()
+    (found,) = read({"student": Net(), "teacher": teacher}, "teacher.fc<", batch=x)
+    assert not found.requires_grad
+    assert torch.equal(found, teacher.eval().trunk(x))
+    assert not torch.equal(found, teacher.train().trunk(x))
+
+
+def test_what_goes_into_a_layer_that_writes_over_it_is_an_error(x: Tensor) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+    with pytest.raises(TapError, match=r"student\.1< took in a tensor that the forward changed in place"):
+        read({"student": model}, "student.1<", batch=x)
+    (found,) = read({"student": nn.Sequential(nn.Linear(4, 4), nn.ReLU())}, "student.1<", batch=x)
+    assert found.shape == (5, 4)
+
+
+def test_a_layer_that_is_given_no_tensor_by_position_has_none_that_goes_in(x: Tensor) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(input=x)
+
+    with pytest.raises(AddressError, match=r"found a NoneType, not a tensor"):
+        read({"student": Named()}, "student.fc<", batch=x)
+    with pytest.raises(AddressError, match=r"student has no submodule 'fd'\. Allowed: fc"):
+        read({"student": Named()}, "student.fd<", batch=x)
+
+
 class Checkpointed(nn.Module):
     """Recomputes its trunk in the backward pass."""
 

@@ -23,10 +23,10 @@ from understudy.registry import KINDS, Entry, entries, entry, load_plugin, optio
 OWN = {
     "data": ["csv", "digits", "hugging_face", "images", "npz"],
     "model": ["CNN", "MLP", "ResNet", "from_config"],
-    "teacher": ["CNN", "MLP", "ResNet", "from_config", "hf", "timm"],
-    "method": ["alone", "fitnets", "kd"],
-    "loss": ["binary_cross_entropy", "binary_kl", "cross_entropy", "kl", "mse", "squared_error"],
-    "projector": ["Conv1x1", "Linear"],
+    "teacher": ["CNN", "MLP", "ResNet", "from_config", "hf", "timm", "onnx", "keras", "saved_model"],
+    "method": list(methods.__all__),
+    "loss": list(losses.__all__),
+    "projector": ["Conv1x1", "ConvNorm", "Linear"],
     "curve": ["constant", "linear", "cosine", "steps_at"],
     "optimizer": list(optimizers()),
 }

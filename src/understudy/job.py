@@ -7,6 +7,7 @@ student, and the distilled student fine-tuned on hard labels. Then everything is
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -15,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from understudy.callbacks import Bar
+from understudy.callbacks import Bar, Callback
 from understudy.engine import Result, train
 from understudy.evaluate import Evidence, Trial, best_trial, costs, decide, quality, rows, verdict
 from understudy.examples import outputs
@@ -31,7 +32,7 @@ from understudy.tasks import Task
 from understudy.teachers.stored import Stored
 from understudy.writing import load_tensors, save_tensors
 
-__all__ = ["distill", "perform"]
+__all__ = ["distill", "perform", "train_stage"]
 
 OPTIMIZER = Optim("AdamW", lr=3e-3, schedule=cosine(1, 0), warmup=0.05)
 
@@ -111,6 +112,30 @@ def perform(material: Material) -> Distilled:
         return Job(material).run()
 
 
+def train_stage(
+    material: Material,
+    name: str,
+    method: Method,
+    seed: int,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    **changes: Any,
+) -> Result:
+    """One training of a job, validated as its task says; with ``changes`` to its settings."""
+    stage, valid, task, give = material.stages[name], material.data["valid"], material.task, material.plan.call
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        assert valid.labels is not None  # checked before the first stage
+        return task.metrics(outputs(model, valid, give=give), valid.labels)
+
+    settings = dataclasses.replace(material.settings(stage, seed), **changes)
+    return train(
+        method, stage.data.source, settings, validate=validate, folder=folder, resume=resume, callbacks=callbacks
+    )
+
+
 class Job:
     """One call of :func:`distill`: its stages, and what they have come to.
 
@@ -166,7 +191,7 @@ class Job:
             alone = material.student(seed)
             trial.add("alone", alone, self._train("alone", f"student alone {mark}", material.alone(alone), seed))
         student = material.student(seed)
-        method = material.method(student, teacher)
+        method = material.method(student, teacher, seed)
         trial.add("distilled", student, self._train("distilled", f"distil {mark}", method, seed))
         if "fine-tuned" in self.stages:
             tuned = copy.deepcopy(student)
@@ -175,18 +200,9 @@ class Job:
         return trial
 
     def _train(self, name: str, title: str, method: Method, seed: int) -> Result:
-        stage, valid, resume = self.stages[name], self.data["valid"], self.plan.resume
         folder = None if self.plan.path is None else self.plan.path / name / f"seed-{seed}"
-
-        def validate(model: nn.Module) -> dict[str, float]:
-            assert valid.labels is not None  # checked before the first stage
-            return self.task.metrics(outputs(model, valid, give=self.plan.call), valid.labels)
-
         bars = [Bar(title, self.plan.console)] if self.plan.progress else []
-        settings = self.material.settings(stage, seed)
-        result = train(
-            method, stage.data.source, settings, validate=validate, folder=folder, resume=resume, callbacks=bars
-        )
+        result = train_stage(self.material, name, method, seed, folder=folder, resume=self.plan.resume, callbacks=bars)
         self.seconds.setdefault(name, []).append(result.seconds)
         return result
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +14,13 @@ from torch import nn
 
 from understudy import methods
 from understudy.accept import parse
+from understudy.batch import Batch
 from understudy.data.order import preserved, seed_all
 from understudy.errors import InputError, choices
 from understudy.evaluate import FIGURES
 from understudy.examples import Examples, outputs
 from understudy.method import Method
-from understudy.plan import Plan
+from understudy.plan import Named, Plan
 from understudy.settings import Settings
 from understudy.tasks import TASKS, Task, infer
 from understudy.teachers.named import named_model
@@ -98,21 +101,44 @@ class Material:
             raise InputError(f"student: the function gave a {type(made).__name__}; it must make an nn.Module.")
         return made
 
-    def method(self, student: nn.Module, teacher: Any) -> Method:
-        """The method that the plan names, of these models."""
+    def method(self, student: nn.Module, teacher: Any, seed: int | None = None) -> Method:
+        """The method that the plan names, of these models; what else it makes, such as a generator, starts from the seed."""
+        with preserved():
+            seed_all(self.plan.seed if seed is None else seed, "method")
+            return self._method(student, teacher)
+
+    def _method(self, student: nn.Module, teacher: Any) -> Method:
         name = self.plan.method
+        make = getattr(methods, name) if isinstance(name, str) else name
+        given = {"task": self.task, "example": self.example, "samples": self.data["train"].samples}
+        taken, chosen = inspect.signature(make).parameters, {**getattr(make, "keywords", {}), **self.plan.options}
+        told = {key: value for key, value in given.items() if key in taken and key not in chosen}
         if not isinstance(name, str):
-            return name(student, teacher, **({"task": self.task} if _takes_task(name) else {}))
+            return make(student, teacher, **told)
         options = {k: copy.deepcopy(v) if isinstance(v, nn.Module) else v for k, v in self.plan.options.items()}
         if name == "kd" and self.hard is None:
             options.setdefault("alpha", 1.0)  # no hard label anywhere
-        models = (student,) if name == "alone" else (student, teacher)
-        made: Method = getattr(methods, name)(*models, task=self.task, **options)
+        models = (student, teacher) if "teacher" in taken else (student,)
+        made: Method = make(*models, **told, **options)
         return made
+
+    def with_method(self, method: Named, options: Mapping[str, Any]) -> Material:
+        """The same job for another method: data, teacher and starts are shared."""
+        other = copy.copy(self)
+        other.plan = dataclasses.replace(self.plan, method=method, options=options)
+        for name in ("stages", "softens"):  # what was worked out from the plan
+            vars(other).pop(name, None)
+        return other
 
     def alone(self, model: nn.Module) -> Method:
         """Training on hard labels."""
         return methods.alone(model, task=self.task, call=self.plan.call)
+
+    @functools.cached_property
+    def example(self) -> Batch:
+        """A few samples, from which methods that choose their layers see what the models give."""
+        (batch,) = self.data["train"].few(4).source.in_order()
+        return batch
 
     @functools.cached_property
     def stages(self) -> dict[str, Stage]:
@@ -163,8 +189,3 @@ class Material:
 def _teacher(plan: Plan) -> Any:
     teacher = named_model(plan.teacher) if isinstance(plan.teacher, str) else plan.teacher
     return teacher if plan.teacher_weights is None else load_weights(copy.deepcopy(teacher), plan.teacher_weights)
-
-
-def _takes_task(method: Any) -> bool:
-    """Whether a user's function of (student, teacher) can be told the task as well."""
-    return "task" in inspect.signature(method).parameters

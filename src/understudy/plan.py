@@ -84,7 +84,7 @@ class Plan:
             return [] if callable(name) else [told]
         if name not in methods.__all__:
             return [f"distill: there is no method {name!r}. {choices(name, methods.__all__)}"]
-        ours = ("student", "teacher", "options", "task", "label")
+        ours = ("student", "teacher", "options", "task", "label", "example")
         allowed = [n for n in inspect.signature(getattr(methods, name)).parameters if n not in ours]
         allowed += ["call", "compile", "watch"]
         arguments = [field.name for field in fields(self) if field.name != "options"]

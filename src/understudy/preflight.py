@@ -16,7 +16,7 @@ from understudy.measure import parameters
 from understudy.method import Method
 from understudy.tasks import Task
 
-__all__ = ["check", "check_teacher"]
+__all__ = ["check", "check_method", "check_teacher"]
 
 
 def check(material: Material) -> None:
@@ -33,7 +33,7 @@ def check(material: Material) -> None:
         raise InputError(
             "teacher_epochs: to be trained, the teacher must be an nn.Module, and its data must have labels."
         )
-    _check_method(material, student)
+    check_method(material, student)
     _check_wishes(material, student)
 
 
@@ -108,7 +108,8 @@ def _check_sizes(student: nn.Module, teacher: Any) -> None:
         )
 
 
-def _check_method(material: Material, student: nn.Module) -> None:
+def check_method(material: Material, student: nn.Module) -> None:
+    """Raise InputError for a method that cannot be made of these models, or cannot take the data."""
     try:
         method: object = material.method(student, material.teacher)
     except TypeError as error:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from understudy.errors import InputError, ShapeError
+from understudy.losses.fitted import BatchNorm
 
-__all__ = ["Conv1x1", "Linear", "Projector"]
+__all__ = ["Conv1x1", "ConvNorm", "Linear", "Projector"]
 
 
 class Projector(nn.Module):
@@ -108,3 +109,14 @@ class Conv1x1(Projector):
         if y.shape[2] >= area[0] and y.shape[3] >= area[1]:
             return F.adaptive_avg_pool2d(y, area)
         return F.interpolate(y, area, mode="bilinear", align_corners=False)
+
+
+class ConvNorm(Conv1x1):
+    """The same without bias and with BatchNorm behind it, which always looks at the batch.
+
+    For teachers' features before their activation, whose scale the student need not find by itself.
+    """
+
+    def build(self, inputs: int, outputs: int) -> nn.Module:
+        """A 1x1 convolution and BatchNorm."""
+        return nn.Sequential(nn.Conv2d(inputs, outputs, kernel_size=1, bias=False), BatchNorm(outputs))

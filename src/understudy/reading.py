@@ -103,7 +103,7 @@ class Reader:
                 name, asked, batch if whole else batch.view(view), _direct if whole else self.call
             )
             for address in asked:
-                found = output if address.module is None else _one_call(address, caught[address.module])
+                found = output if address.tap is None else _one_call(address, caught[address.tap])
                 tensor = named_tensor(found, address)
                 if tensor.is_inference():
                     tensor = tensor.clone()  # a copy is a constant to autograd; an inference_mode tensor is an error
@@ -112,8 +112,8 @@ class Reader:
 
     def _run(self, name: str, asked: Sequence[Address], inputs: Any, call: Call) -> tuple[Any, dict[str, list[Caught]]]:
         model = self.models[name]
-        taps = frozenset(a.module for a in asked if a.module)
-        graded = frozenset(a.module for a in asked if a.module and not a.stop)
+        taps = frozenset(a.tap for a in asked if a.tap)
+        graded = frozenset(a.tap for a in asked if a.tap and not a.stop)
         tapped = self._tapped.get((name, taps))
         if tapped is None:
             tapped = self._tapped[name, taps] = Tapped(name, model, taps, name in self._compiled)

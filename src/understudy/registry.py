@@ -24,7 +24,7 @@ from understudy import losses, methods, progress, projectors, zoo
 from understudy.data import sets
 from understudy.errors import InputError, UnderstudyError, choices
 from understudy.optimize import Optim, optimizers
-from understudy.teachers import named
+from understudy.teachers import Onnx, SavedModel, keras, named
 
 __all__ = ["KINDS", "Entry", "Option", "entries", "entry", "load_plugin", "options_of", "register"]
 
@@ -36,7 +36,7 @@ FROM_DATA = ("inputs", "classes")
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 
-_HIDDEN = {"method": ("student", "teacher", "task", "label"), "optimizer": ("params", "name")}
+_HIDDEN = {"method": ("student", "teacher", "task", "label", "example"), "optimizer": ("params", "name")}
 """Arguments that are given by whoever builds the entry."""
 
 
@@ -81,7 +81,11 @@ class Entry:
     def options(self) -> dict[str, Option]:
         """What it takes, by name."""
         hidden = _HIDDEN.get(self.kind, ())
-        found = [o for make in (self.make, *self.also) for o in options_of(make, named_only=self.kind == "loss")]
+        found = [
+            o
+            for make in (self.make, *self.also)
+            for o in options_of(make, named_only=self.kind == "loss" and not inspect.isclass(make))
+        ]
         if self.kind in ("model", "teacher"):
             found = [dataclasses.replace(o, default=None) if o.name in FROM_DATA else o for o in found]
         return {option.name: option for option in found if option.name not in hidden}
@@ -148,7 +152,7 @@ def _own(kind: str) -> Mapping[str, Entry]:
             make.__name__: make for make in (progress.constant, progress.linear, progress.cosine, progress.steps_at)
         }
     elif kind == "teacher":
-        found = {"hf": named.hf, "timm": named.timm}
+        found = {"hf": named.hf, "timm": named.timm, "onnx": Onnx, "keras": keras, "saved_model": SavedModel}
     else:
         return {name: _optimizer(name, made) for name, made in optimizers().items()}
     return {name: Entry(kind, name, make) for name, make in found.items()}

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,27 +23,31 @@ from understudy.data.order import preserved
 from understudy.engine import train
 from understudy.examples import device_of, outputs
 from understudy.material import Material, Stage
-from understudy.measure import parameters, size_mb
+from understudy.measure import latency, parameters, size_mb
 from understudy.method import Distillation, Method
+from understudy.modes import evaluating
 from understudy.progress import START, Progress
+from understudy.projectors import Projector
 from understudy.teachers.stored import Stored
 from understudy.term import Term
 
-__all__ = ["Cost", "Model", "Rehearsal", "TermSeen", "rehearse"]
+__all__ = ["Clock", "Cost", "Model", "Rehearsal", "TermSeen", "memory_of_step", "rehearse"]
 
+CALLS = 9  # of a model, to see how long one takes
 STEPS = 6  # of each stage, to see how long one takes; the first is slower
 PAGE_BYTES = 2_000_000  # of page.json, report.html and results.json together, about
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the job, and what it gives for one sample."""
+    """A model of the job, what it gives for one sample, and the milliseconds that it takes for that here."""
 
     name: str
     kind: str
     parameters: int | None
     size_mb: float | None
     output: list[int]
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class TermSeen:
         value: without the weight; None for a term that reads nothing, because its weight is 0 or no label is there.
         gradient: the 2-norm of the weighted term's gradient with respect to the student's parameters.
         share: of the sum of these over all terms.
+        project: the projector, with its sizes.
     """
 
     name: str
@@ -64,6 +69,7 @@ class TermSeen:
     value: float | None
     gradient: float | None
     share: float | None
+    project: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,8 +111,19 @@ def _models(material: Material) -> list[Model]:
         shape = list(outputs(model, one, give=material.plan.call, who=name).shape[1:])
         size = None if module is None else size_mb(module)
         count = None if module is None else parameters(module)
-        found.append(Model(name, type(model).__name__, count, size, shape))
+        time = None if module is None else _latency(material, module)
+        found.append(Model(name, type(model).__name__, count, size, shape, time))
     return found
+
+
+def _latency(material: Material, model: nn.Module) -> float:
+    """The median of a few calls, in milliseconds."""
+    batch = next(iter(material.data["train"].few(1).source.in_order())).to(device_of(model))
+    with evaluating(model):
+        told = latency(
+            lambda: material.plan.call(model, batch.inputs), threads=torch.get_num_threads(), runs=CALLS, warmup=2
+        )
+    return cast("float", told["latency_ms_p50"])
 
 
 def _batch(material: Material, device: torch.device) -> Batch:
@@ -136,9 +153,15 @@ def _terms(material: Material) -> list[TermSeen]:
             value=reading.value if reading.shapes else None,
             gradient=norms.get(i),
             share=norms[i] / whole if i in norms and whole > 0 else None,
+            project=_projector(cast("Term", method.terms[i]).project) if reading.shapes else None,
         )
         for i, reading in enumerate(readings)
     ]
+
+
+def _projector(project: nn.Module | None) -> str | None:
+    sizes = project.fitted if isinstance(project, Projector) else None
+    return None if project is None else type(project).__name__ + (f"({sizes[0]}, {sizes[1]})" if sizes else "")
 
 
 def _gradient(method: Distillation, term: int, batch: Batch) -> float:
@@ -151,11 +174,14 @@ def _gradient(method: Distillation, term: int, batch: Batch) -> float:
 # -- what it will cost -------------------------------------------------------------------------------------------------
 
 
-class _Clock(Callback):
+class Clock(Callback):
+    """When each step ended."""
+
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def stepped(self, progress: Progress) -> None:
+        """Note the time."""
         self.times.append(perf_counter())
 
     @property
@@ -171,7 +197,7 @@ def _cost(material: Material) -> Cost:
     for name, stage in material.stages.items():
         with tempfile.TemporaryDirectory() as folder:
             method = _method_of(material, name)
-            memory.append(_memory(material, method))
+            memory.append(memory_of_step(material, method))
             pace = _pace(material, method, stage, Path(folder))
             validations = stage.steps / (material.settings(stage, 0).validate_every or stage.steps) + 1
             seconds[name] = stage.runs * (stage.steps * pace + validations * _validating(material, method))
@@ -204,7 +230,7 @@ def _method_of(material: Material, stage: str) -> Method:
 
 
 def _pace(material: Material, method: Method, stage: Stage, folder: Path) -> float:
-    clock = _Clock()
+    clock = Clock()
     settings = dataclasses.replace(material.settings(stage, 0), steps=STEPS, save_every=STEPS // 2, validate_every=None)
     train(method, stage.data.source, settings, folder=folder, callbacks=[clock])
     return clock.seconds
@@ -225,28 +251,33 @@ def _bytes_in(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _memory(material: Material, method: Method) -> float:
-    """Of one step: weights of all models, gradients, the optimizer's state, and what the forward keeps for the backward."""
+def memory_of_step(material: Material, method: Method, progress: Progress = START) -> float:
+    """Bytes: weights of all models, gradients, the optimizer's state, and what a forward keeps for its backward."""
     device = material.settings(material.stages["distilled"], 0).on()
     method.to(device)
     batch = _batch(material, device)
     method.dry_run(batch)
     method.train()
-    with _kept() as kept:
-        method.loss(batch)
+    kept = _kept_by_moves(method, batch, progress)
     trained = [p for p in method.parameters() if p.requires_grad]
     frozen = sum(_bytes(m) for m in method.frozen.values() if isinstance(m, nn.Module))
-    return (
-        sum(kept.values())
-        + _bytes(method)
-        + frozen
-        + sum(p.nbytes for p in trained)
-        + _optimizer_bytes(material, trained)
-    )
+    return kept + _bytes(method) + frozen + sum(p.nbytes for p in trained) + _optimizer_bytes(material, trained)
+
+
+def _kept_by_moves(method: Method, batch: Batch, progress: Progress) -> int:
+    """Bytes that the forward of a move keeps, of that which keeps the most: after each comes its backward."""
+    with torch.no_grad():
+        prepared = method.prepare(batch, progress)
+    most = 0
+    with _kept() as kept:
+        for _ in method.moves(prepared, progress):
+            most = max(most, sum(kept.values()))
+            kept.clear()
+    return most
 
 
 @contextmanager
-def _kept() -> Iterator[Mapping[int, int]]:
+def _kept() -> Iterator[dict[int, int]]:
     """Bytes of every storage that is kept for the backward, by its address."""
     kept: dict[int, int] = {}
 

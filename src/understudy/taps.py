@@ -1,4 +1,4 @@
-"""Taps: hooks that catch what a model's submodules put out, in one forward and no longer."""
+"""Taps: hooks that catch what a model's submodules put out or take in, in one forward and no longer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from understudy.batch import Call, tensors
 from understudy.errors import TapError, raise_all
 
-__all__ = ["Caught", "Tapped", "compiled_in_place"]
+__all__ = ["Caught", "Tapped", "bare", "compiled_in_place"]
 
 
 def compiled_in_place(module: nn.Module) -> bool:
@@ -22,7 +22,7 @@ def compiled_in_place(module: nn.Module) -> bool:
 
 
 class Tapped:
-    """One model with taps on some of its submodules.
+    """One model with taps on some of its submodules: ``layer2`` for what comes out of it, ``layer2<`` for what goes in.
 
     The hooks are the same objects at every call, put on before the forward and taken off after it. Compiled code has
     them inlined; it belongs to this object alone, since it hangs on a code object of its own: torch looks compiled
@@ -33,7 +33,10 @@ class Tapped:
         self.name = name
         self.model = model
         self.caught: dict[str, list[Caught]] = {tap: [] for tap in sorted(taps)}
-        self.taps = [(tap, model.get_submodule(tap), _hook(caught)) for tap, caught in self.caught.items()]
+        self.taps = [
+            (model.get_submodule(tap.removesuffix("<")), _entering(caught) if tap.endswith("<") else _hook(caught))
+            for tap, caught in self.caught.items()
+        ]
         self.compiled = compiled
         self.function = _own_code(model) if compiled else model
 
@@ -41,7 +44,7 @@ class Tapped:
         """Run the model: its output, and what each tap caught. Those in ``graded`` must have run with gradient."""
         self._forget()
         try:
-            with self._hooked(), _bare(self.model if self.taps else None), _hook_guards(self.compiled):
+            with self._hooked(), bare(self.model if self.taps else None), _hook_guards(self.compiled):
                 output = call(self.function, inputs)
             found = {tap: list(caught) for tap, caught in self.caught.items()}
         finally:
@@ -55,7 +58,10 @@ class Tapped:
 
     @contextlib.contextmanager
     def _hooked(self) -> Iterator[None]:
-        handles = [module.register_forward_hook(hook) for _, module, hook in self.taps]
+        handles = [
+            module.register_forward_pre_hook(hook) if tap.endswith("<") else module.register_forward_hook(hook)
+            for tap, (module, hook) in zip(self.caught, self.taps, strict=True)
+        ]
         try:
             yield
         finally:
@@ -76,8 +82,8 @@ class Tapped:
             if not calls
         ]
         problems += [
-            f"{self.name}.{tap} put out a tensor that the forward changed in place afterwards, so that its output is gone. "
-            "Fix: inplace=False in the layer that follows it, or read that layer."
+            f"{self.name}.{tap} {'took in' if tap.endswith('<') else 'put out'} a tensor that the forward changed in place afterwards, "
+            "so that it is gone. Fix: inplace=False in the layer that follows it, or read that layer."
             for tap, calls in found.items()
             if any(call.changed() for call in calls)
         ]
@@ -92,7 +98,7 @@ class Tapped:
 
 
 class Caught(NamedTuple):
-    """What a submodule put out in one call, whether a gradient was recorded, and its tensors' version counters."""
+    """What was caught in one call, whether a gradient was recorded, and the version counters of its tensors."""
 
     output: Any
     graded: bool
@@ -109,13 +115,29 @@ def _versions(output: Any) -> tuple[int, ...]:
 
 def _hook(caught: list[Caught]) -> Callable[[nn.Module, Any, Any], None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
+        keep(output)
+
+    keep = _keep(caught)
+    return hook
+
+
+def _entering(caught: list[Caught]) -> Callable[[nn.Module, Any], None]:
+    def hook(module: nn.Module, args: Any) -> None:
+        keep(args[0] if args else None)
+
+    keep = _keep(caught)
+    return hook
+
+
+def _keep(caught: list[Caught]) -> Callable[[Any], None]:
+    def keep(output: Any) -> None:
         if torch.compiler.is_compiling():  # compiled code keeps no version counters: only a copy is safe
             output = output.clone() if isinstance(output, Tensor) else output
             caught.append(Caught(output, torch.is_grad_enabled(), ()))
         else:
             caught.append(Caught(output, torch.is_grad_enabled(), _versions(output)))
 
-    return hook
+    return keep
 
 
 def _own_code(model: Any) -> Callable[..., Any]:
@@ -133,7 +155,7 @@ def _own_code(model: Any) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _bare(model: Any) -> Iterator[None]:
+def bare(model: Any) -> Iterator[None]:
     """Run modules that were compiled in place without their compiled code, which knows no hooks."""
     modules = [m for m in model.modules() if compiled_in_place(m)] if isinstance(model, nn.Module) else []
     compiled = [m._compiled_call_impl for m in modules]

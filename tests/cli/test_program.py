@@ -27,6 +27,7 @@ FLAGS = {
     "demo": {"--seeds", "--out"},
     "init": {"TASK"},
     "check": {"RECIPE", *LAID_OVER, "--json"},
+    "compare": {"RECIPE", *LAID_OVER, "--methods", "--tune", "--seeds", "--epochs", "--out", "--resume", "--json"},
     "run": {"RECIPE", *LAID_OVER, "--seed", "--out", "--resume", "--json"},
     "eval": {"RUN", "--on", "--file", *LAID_OVER, "--json"},
     "export": {"RUN", "--to", *LAID_OVER, "--json"},

@@ -2,15 +2,26 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from response_golden import golden
 from torch.nn import functional as F
 
 from understudy.errors import InputError, ShapeError
-from understudy.losses import cross_entropy, kl
+from understudy.losses import (
+    cross_entropy,
+    hard_label,
+    kl,
+    kl_multi_temperature,
+    kl_standardized,
+    soft_cross_entropy,
+)
 from understudy.losses.arithmetic import counted
+from understudy.losses.distributions import divergence
+from understudy.losses.response import _standardized
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "reference" / "response_and_hint.json").read_text())["values"]
 TEMPERATURES = [0.5, 1.0, 4.0, 20.0]
@@ -173,7 +184,7 @@ def test_cross_entropy_names_the_place_of_a_wrong_token():
 
 
 def test_cross_entropy_refuses_soft_labels():
-    with pytest.raises(InputError, match="For soft labels use kl"):
+    with pytest.raises(InputError, match="For soft labels use soft_cross_entropy"):
         cross_entropy(logits(2, 5), torch.tensor([0.2, 0.9]))
 
 
@@ -181,3 +192,100 @@ def test_cross_entropy_refuses_soft_labels():
 def test_cross_entropy_refuses_labels_of_another_shape(shape):
     with pytest.raises(ShapeError, match=r"student \[2, 5\] and label .* do not go together; allowed: \[\*N, C\] and"):
         cross_entropy(logits(2, 5), torch.zeros(shape, dtype=torch.long))
+
+
+# -- hard_label and soft_cross_entropy ---------------------------------------------------------------------------------
+
+
+def test_hard_label_gives_the_number_of_the_published_code_and_is_cross_entropy_to_the_teachers_class():
+    student, teacher = golden_logits()
+    assert float(hard_label(student, teacher).mean()) == golden("hard_label, mean over the batch")
+    assert torch.equal(hard_label(student, teacher), cross_entropy(student, teacher.argmax(-1)))
+    assert float(hard_label(student, -teacher).mean()) != golden("hard_label, mean over the batch", rel=1e-2)
+
+
+def test_soft_cross_entropy_gives_the_number_of_the_published_code():
+    student, teacher = golden_logits()
+    name = "soft_cross_entropy, temperature 3, mean over the batch"
+    value = soft_cross_entropy(student, teacher, temperature=3)
+    assert float(value.mean()) == golden(name)
+    wrong = (value / 9, soft_cross_entropy(teacher, student, temperature=3), soft_cross_entropy(student, teacher))
+    assert all(float(w.mean()) != golden(name, rel=1e-2) for w in wrong)
+
+
+def test_soft_cross_entropy_is_kl_and_the_teachers_entropy_and_has_kls_gradient():
+    teacher = logits(6, 5, seed=1)
+    mine, theirs = (logits(6, 5).requires_grad_() for _ in range(2))
+    value, expected = soft_cross_entropy(mine, teacher, temperature=3), kl(theirs, teacher, temperature=3)
+    entropy = 9 * torch.special.entr((teacher / 3).softmax(-1)).sum(-1)
+    torch.testing.assert_close(value, expected + entropy, rtol=1e-11, atol=1e-12)
+    value.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_soft_cross_entropy_takes_shares_of_any_sum_and_hard_labels_among_them():
+    student = logits(3, 4)
+    shares = torch.tensor([[2.0, 1.0, 1.0, 0.0], [0.0, 0.0, 7.0, 0.0], [0.1, 0.2, 0.3, 0.4]]).double()
+    value = soft_cross_entropy(student, shares, probabilities=True)
+    expected = F.cross_entropy(student, shares / shares.sum(-1, keepdim=True), reduction="none")
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(value[1:2], cross_entropy(student[1:2], torch.tensor([2])))
+    assert not torch.isclose(soft_cross_entropy(student, shares), value).any()
+
+
+def test_soft_cross_entropy_counts_nothing_for_a_class_that_both_rule_out():
+    student, teacher = logits(5, 4), logits(5, 4, seed=1)
+    student[:, 1] = teacher[:, 1] = -math.inf
+    kept = [0, 2, 3]
+    value = soft_cross_entropy(student.requires_grad_(), teacher, temperature=2)
+    torch.testing.assert_close(value, soft_cross_entropy(student[:, kept], teacher[:, kept], temperature=2))
+    value.sum().backward()
+    assert student.grad.isfinite().all()
+
+
+# -- kl_multi_temperature and kl_standardized --------------------------------------------------------------------------
+
+
+def test_kl_multi_temperature_is_the_sum_of_kl():
+    student, teacher = logits(6, 5), logits(6, 5, seed=1)
+    expected = sum(kl(student, teacher, temperature=t) for t in (2.0, 3.0, 4.0, 5.0, 6.0))
+    torch.testing.assert_close(kl_multi_temperature(student, teacher), expected, rtol=1e-11, atol=1e-12)
+    assert float(kl_multi_temperature(*golden_logits(), temperatures=(4.0,)).mean()) == golden(
+        "kl, temperature 4, mean over the batch"
+    )
+    assert kl_multi_temperature(student, teacher, temperatures=()).eq(0).all()
+
+
+def test_kl_standardized_is_kl_of_standardised_logits_and_blind_to_their_size_and_shift():
+    student, teacher = logits(6, 5), logits(6, 5, seed=1)
+
+    def z(x: torch.Tensor, unbiased: bool) -> torch.Tensor:
+        return (x - x.mean(-1, keepdim=True)) / (1e-7 + x.std(-1, keepdim=True, unbiased=unbiased))
+
+    value = kl_standardized(student, teacher)
+    torch.testing.assert_close(value, kl(z(student, True), z(teacher, True), temperature=2), rtol=1e-6, atol=0)
+    assert not torch.isclose(value, kl(z(student, False), z(teacher, False), temperature=2), rtol=1e-2).any()
+    torch.testing.assert_close(kl_standardized(9 * student + 4, 0.5 * teacher - 1), value, rtol=1e-5, atol=0)
+    assert not torch.isclose(kl(9 * student, teacher), kl(student, teacher), rtol=1e-2).any()
+
+
+def test_kl_standardized_of_a_student_that_starts_at_zero_has_a_gradient_that_training_survives():
+    def norm(standardized: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        student = torch.zeros(1, 5, requires_grad=True)
+        kl(standardized(student), torch.tensor([[1.0, 0.0, 0.0, 0.0, -1.0]])).sum().backward()
+        return float(student.grad.norm())
+
+    assert norm(_standardized) < 1e3
+    assert norm(lambda x: (x - x.mean(-1, keepdim=True)) / (1e-7 + x.std(-1, keepdim=True))) > 1e5
+
+
+def test_the_divergence_that_newer_losses_share_is_kls_and_leaves_no_rounding_in_the_gradient():
+    student, teacher = logits(50, 7).float(), logits(50, 7, seed=1).float()
+    log_q, log_p = student.log_softmax(-1), teacher.log_softmax(-1)
+    torch.testing.assert_close(divergence(log_p, log_q), kl(student, teacher), rtol=1e-5, atol=1e-6)
+    mine, plain = (student.clone().requires_grad_() for _ in range(2))
+    divergence(student.log_softmax(-1), mine.log_softmax(-1)).sum().backward()
+    kl(plain, student).sum().backward()
+    assert mine.grad.eq(0).all()
+    assert plain.grad.ne(0).any()

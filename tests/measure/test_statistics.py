@@ -5,7 +5,7 @@ import torch
 from scipy import special, stats
 
 from understudy.errors import InputError
-from understudy.measure import gap_closed, interval, paired
+from understudy.measure import gap_closed, holm, interval, paired
 from understudy.measure.statistics import _beta_share, _t95
 
 
@@ -135,3 +135,22 @@ def test_a_run_that_failed_leaves_nothing_to_test(value: float) -> None:
 def test_each_seed_needs_both_values(a: list[float], b: list[float]) -> None:
     with pytest.raises(InputError, match=f"paired: {len(a)} and {len(b)} values; allowed: one of each for every seed"):
         paired(a, b)
+
+
+def test_holms_correction_rejects_what_his_procedure_rejects() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        values = (torch.rand(8, generator=generator) ** 3 / 2).tolist()
+        rejected = set()
+        for rank, i in enumerate(sorted(range(8), key=values.__getitem__)):  # from the smallest, until one is too large
+            if values[i] > 0.05 / (8 - rank):
+                break
+            rejected.add(i)
+        assert {i for i, p in enumerate(holm(values)) if p is not None and p <= 0.05} == rejected
+
+
+def test_holms_correction_is_no_bonferroni_and_leaves_out_what_was_not_tested() -> None:
+    assert holm([0.01, 0.04, None, 0.03]) == pytest.approx([0.03, 0.06, None, 0.06])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+    assert holm([None]) == [None]

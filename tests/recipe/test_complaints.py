@@ -29,7 +29,7 @@ SENTENCES = {
     "student: {name: os.system}": "student.name: there is no model 'os.system'. Allowed: CNN, MLP, ResNet, from_config." + PLUGIN,
     "optimizer: Adm": "optimizer: there is no optimizer 'Adm'. Did you mean 'Adam'?",
     "optimizer: {name: AdamW, schedule: {name: cosin}}": "optimizer.schedule.name: there is no curve 'cosin'. Did you mean 'cosine'?",
-    "method: {name: 3}": "method.name: there is no method 3. Allowed: alone, fitnets, kd." + PLUGIN,
+    "method: {name: 3}": "method.name: there is no method 3. Allowed: ",
     "terms: [{loss: klx, at: [student]}]": "terms[0].loss: there is no loss 'klx'. Did you mean 'kl'?",
     "terms: [{loss: mse, at: [student], project: Conv}]": "terms[0].project: there is no projector 'Conv'. Did you mean 'Conv1x1'?",
     "terms: [{loss: mse, at: [student], weight: '0.1'}]": "terms[0].weight: there is no curve '0.1'. A number has no quotes.",

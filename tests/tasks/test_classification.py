@@ -75,3 +75,12 @@ def test_a_label_that_is_no_class_is_refused():
         Classification().metrics(torch.zeros(2, 5), torch.tensor([5, 0]))
     with pytest.raises(ShapeError, match="do not go together"):
         Classification().metrics(torch.zeros(2, 5), torch.tensor([1]))
+
+
+def test_the_margin_is_the_lead_of_the_first_class_in_log_odds() -> None:
+    logits, _ = material()
+    ordered = logits.sort(1).values
+    assert torch.equal(Classification().margin(logits), ordered[:, -1] - ordered[:, -2])
+    odds = logits.softmax(1).sort(1).values
+    assert torch.allclose(Classification().margin(logits), (odds[:, -1] / odds[:, -2]).log())
+    assert not torch.allclose(Classification().margin(logits), ordered[:, -1] - ordered[:, -3])

@@ -126,3 +126,9 @@ def test_the_losses_are_the_binary_ones():
 def test_class_indices_are_refused():
     with pytest.raises(InputError, match="is not an answer"):
         MultiLabel().metrics(torch.zeros(1, 2), torch.tensor([[0, 3]]))
+
+
+def test_the_margin_is_that_of_the_least_certain_answer() -> None:
+    logits = torch.tensor([[3.0, -0.5], [-2.0, 4.0]])
+    assert MultiLabel().margin(logits).tolist() == [0.5, 2.0]
+    assert MultiLabel().margin(logits[:, 0]).tolist() == [3.0, 2.0]

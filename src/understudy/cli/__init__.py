@@ -17,6 +17,7 @@ from click.shell_completion import shell_complete
 
 import understudy
 from understudy.cli.check import check
+from understudy.cli.compare import compare
 from understudy.cli.completion import VARIABLE, completion
 from understudy.cli.data import data
 from understudy.cli.demo import demo
@@ -73,7 +74,7 @@ def program(debug: bool) -> None:
     """Knowledge distillation for PyTorch: a small model takes over from a big one."""
 
 
-for verb in (demo, init, check, run, evaluate, export, report, listing, data, schema, completion):
+for verb in (demo, init, check, run, compare, evaluate, export, report, listing, data, schema, completion):
     program.add_command(verb)
 
 

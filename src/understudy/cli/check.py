@@ -13,7 +13,7 @@ from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
     from understudy.recipe.examine import Examined
-    from understudy.rehearsal import Rehearsal
+    from understudy.rehearsal import Model, Rehearsal
 
 __all__ = ["check"]
 
@@ -83,6 +83,8 @@ def _show(recipe: str, examined: Examined, seen: Rehearsal) -> None:
         Column("output", "gives for one sample"),
     ]
     screen.print(render([dataclasses.asdict(m) for m in seen.models], columns, title="Models"))
+    if (told := _ratios(*seen.models)) is not None:
+        screen.print(told)
     if seen.terms:
         columns = [
             Column("address", "term, and what is at its addresses"),
@@ -99,12 +101,24 @@ def _show(recipe: str, examined: Examined, seen: Rehearsal) -> None:
     screen.print(f"Disk, about: {cost.disk_mb:,.0f} MB.")
 
 
+def _ratios(student: Model, teacher: Model) -> str | None:
+    """How much smaller and faster the student is."""
+    if not (student.parameters and teacher.parameters and student.latency_ms and teacher.latency_ms):
+        return None
+    return (
+        f"The student is {teacher.parameters / student.parameters:.1f} times smaller, and for one sample "
+        f"{teacher.latency_ms / student.latency_ms:.1f} times faster here: "
+        f"{student.latency_ms:.3g} ms, the teacher {teacher.latency_ms:.3g} ms."
+    )
+
+
 def _term_rows(seen: Rehearsal) -> list[dict[str, Any]]:
     """A line for each term with its figures, and below it one for each of its addresses."""
     rows: list[dict[str, Any]] = []
     for term in seen.terms:
         rows.append({"address": term.name, "weight": term.weight, "value": term.value, "share": term.share})
         rows += [{"address": f"  {address} {shape}"} for address, shape in term.shapes.items()]
+        rows += [{"address": f"  projected by {term.project}"}] if term.project else []
         if not term.shapes:
             rows.append({"address": f"  not read: {'its weight is 0' if term.weight == 0 else 'no label here'}"})
     return rows

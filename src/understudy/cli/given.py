@@ -181,14 +181,21 @@ def _path(recipe: str) -> tuple[Path, bool]:
 
 
 @contextlib.contextmanager
-def resumable(folder: Path, plugin: Sequence[str] = ()) -> Iterator[None]:
+def resumable(folder: Path, plugin: Sequence[str] = (), verb: str = "run", also: Sequence[str] = ()) -> Iterator[None]:
     """Tell how to go on, if the run in this folder is stopped."""
     try:
         yield
     except (Interrupted, KeyboardInterrupt, BrokenPipeError) as error:
         if not is_run(folder):
             raise
-        words = ["understudy", "run", str(folder), "--resume", *(w for file in plugin for w in ("--plugin", file))]
+        words = [
+            "understudy",
+            verb,
+            str(folder),
+            *also,
+            "--resume",
+            *(w for file in plugin for w in ("--plugin", file)),
+        ]
         raise Interrupted(f"stopped; {folder} holds what is done. Go on: {shlex.join(words)}") from error
 
 

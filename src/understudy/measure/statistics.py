@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from understudy.errors import InputError
 
-__all__ = ["Interval", "Paired", "gap_closed", "interval", "paired"]
+__all__ = ["Interval", "Paired", "gap_closed", "holm", "interval", "paired"]
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, the series around the normal one.
 _T95 = (
@@ -117,6 +117,23 @@ def _beta_share(x: float, a: float, b: float) -> float:
         fraction = -odd * x / (1 + even * x / (1 + fraction))
     power = a * math.log(x) + b * math.log1p(-x) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
     return math.exp(power) / a / (1 + fraction)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p-values of several comparisons, each so raised that all of them together err as seldom as one would (Holm 1979).
+
+    None, for what could not be tested, stays None and does not count.
+
+    >>> holm([0.01, 0.04, None, 0.03])
+    [0.03, 0.06, None, 0.06]
+    """
+    tested = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, i) in enumerate(tested):
+        largest = max(largest, min(1.0, p * (len(tested) - rank)))
+        adjusted[i] = largest
+    return adjusted
 
 
 def gap_closed(teacher: Sequence[float], alone: Sequence[float], student: Sequence[float]) -> float | None:

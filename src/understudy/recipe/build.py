@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from understudy.registry import FROM_DATA, Entry, entry
 from understudy.source import sized
 from understudy.term import Term
 
-__all__ = ["Sizes", "arguments", "build", "data_of", "maker", "sizes_of", "teacher_of", "term_of"]
+__all__ = ["Sizes", "arguments", "build", "data_of", "maker", "method_of", "sizes_of", "teacher_of", "term_of"]
 
 Raw = Mapping[str, Any]
 
@@ -57,10 +58,10 @@ def arguments(recipe: Raw, parts: Parts, student: Callable[[], nn.Module], teach
         "optimizer": build("optimizer", recipe["optimizer"]),
         **{name: recipe[name] for name in same},
     }
-    return told | _method(recipe)
+    return told | method_of(recipe)
 
 
-def _method(recipe: Raw) -> dict[str, Any]:
+def method_of(recipe: Raw) -> dict[str, Any]:
     """``method`` and its options; a plugin's method, or one of terms, as a function of student and teacher."""
     if recipe.get("terms") is not None:
 
@@ -84,7 +85,8 @@ def term_of(raw: Raw) -> Term:
         for k, o in fields_of(TermOf).items()
         if k in raw and k not in ("loss", "at")
     }
-    return Term(functools.partial(loss.make, **options) if options else loss.make, *raw["at"], **frame)
+    made = _make(loss, options) if inspect.isclass(loss.make) else functools.partial(loss.make, **options)
+    return Term(made if options or inspect.isclass(loss.make) else loss.make, *raw["at"], **frame)
 
 
 def data_of(raw: Raw) -> Parts:

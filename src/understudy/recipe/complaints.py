@@ -111,8 +111,8 @@ def _unknown(where: Where, key: str, value: Mapping[str, Any], allowed: Mapping[
     what = "option" if {"name", "loss"} & value.keys() else "key"
     near = choices(key, allowed)
     if not where and not near.startswith("Did"):
-        homes = [part for part in ("method", "optimizer") if any(key in e.options for e in entries(part).values())]
-        homes += ["teacher"] if key in ("weights", "teacher_epochs") else []
+        homes = ["teacher"] if key in ("weights", "teacher_epochs") else []
+        homes += [part for part in ("optimizer", "method") if any(key in e.options for e in entries(part).values())]
         near = f"It is an option of the {homes[0]}: write it there." if homes else near
     return (*where, key), f"{_owner(where, value)} has no {what} {shown(key)}. {near}"
 

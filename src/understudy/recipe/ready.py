@@ -40,7 +40,11 @@ def templates() -> dict[str, Ready]:
 
 
 def _of(folder: Path) -> dict[str, Ready]:
-    return {path.stem: Ready(path, _told(path)) for path in sorted(folder.glob("*.yaml"))}
+    """By name: that of a file in a sub-folder has it before, as in ``vision/hints``."""
+    files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+    return {
+        name: Ready(files[name], _told(files[name])) for name in sorted(files, key=lambda name: ("/" in name, name))
+    }
 
 
 def _told(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from understudy.recipe.examine import Examined, examine
 from understudy.recipe.text import Document, read
 from understudy.writing import make_folder, write_json, write_text
 
-__all__ = ["RECIPE", "Ran", "run"]
+__all__ = ["ENVIRONMENT", "FREE", "RECIPE", "Ran", "claim", "run"]
 
 RECIPE, ENVIRONMENT, REPORT = "recipe.yaml", "environment.json", "report.html"
 
@@ -65,7 +66,7 @@ def run(document: Document, out: Path, *, resume: bool = False, console: Console
     console = console or Console(highlight=False)
     examined = examine(document, folder=out, resume=resume, console=console)
     wishes = _wishes(document, examined, console)
-    _claim(out, examined, resume)
+    claim(out, examined, resume)
     for note in examined.notes:
         console.print(note, soft_wrap=True)
     result = perform(examined.material)
@@ -79,13 +80,13 @@ def run(document: Document, out: Path, *, resume: bool = False, console: Console
     return ran
 
 
-def _claim(out: Path, examined: Examined, resume: bool) -> None:
-    """Write the recipe and the environment; on a resume, see that it is the same recipe."""
+def claim(out: Path, examined: Examined, resume: bool, free: Sequence[str] = FREE) -> None:
+    """Write the recipe and the environment; on a resume, see that it is the same recipe, but for the keys in ``free``."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file. Choose another folder: --out.")
     known = out / RECIPE
     if resume and known.exists():
-        changed = examined.resolved.differences(read(known).value, FREE)
+        changed = examined.resolved.differences(read(known).value, free)
         if changed:
             told = "\n".join(f"  {line}" for line in changed)
             raise InputError(f"{out}: holds a run of another recipe:\n{told}\nChoose another folder: --out.")

@@ -86,6 +86,11 @@ class Classification(Task):
         """KL divergence at temperature 1, in nats."""
         return kl(student, teacher)
 
+    def margin(self, output: Tensor) -> Tensor:
+        """The first class before the second."""
+        first, second = output.topk(2, dim=-1).values.unbind(-1)
+        return first - second
+
     def labelled(self, label: Tensor) -> Tensor:
         """Everything but -100."""
         return labelled(label)

@@ -93,6 +93,10 @@ class MultiLabel(Task):
         """KL divergence at temperature 1, in nats, the mean over labels."""
         return _table(binary_kl(student, teacher)).mean(1)
 
+    def margin(self, output: Tensor) -> Tensor:
+        """Of the least certain of the answers."""
+        return _table(output).abs().amin(1)
+
     def labelled(self, label: Tensor) -> Tensor:
         """The samples with at least one answer."""
         return _table(answered(label)).any(1)

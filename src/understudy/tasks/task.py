@@ -85,6 +85,10 @@ class Task(ABC):
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         """How far the student's output is from the teacher's, for each sample ``[N]``, >= 0."""
 
+    def margin(self, output: Tensor) -> Tensor | None:
+        """How far each sample ``[N]`` is from another answer, in nats of log-odds; None where answers have no boundary."""
+        return None
+
     @abstractmethod
     def labelled(self, label: Tensor) -> Tensor:
         """Which samples have a label, in whole or in part: a mask ``[N]``."""

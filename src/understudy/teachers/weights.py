@@ -40,6 +40,10 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     """
     path = Path(path)
     bare = getattr(model, "_orig_mod", model)
+    if not isinstance(bare, nn.Module):
+        raise InputError(
+            f"{path}: weights go into a module, and the model is a {type(bare).__name__}, which has its own."
+        )
     state = bare.state_dict(keep_vars=True)
     wanted = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     for name, tensor in wanted.items():
@@ -60,9 +64,7 @@ def _read(path: Path) -> Any:
             head = file.read(9)
     except FileNotFoundError as error:
         near = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        raise InputError(
-            f"{path}: there is no such file. {choices(path.name, near) if near else ''}".rstrip()
-        ) from error
+        raise InputError(f"{path}: there is no such file. {choices(path.name, near)}") from error
     except IsADirectoryError as error:
         inside = choices("", sorted(p.name for p in path.glob("*") if p.is_file()))
         raise InputError(f"{path}: is a folder; give the file in it. {inside}") from error

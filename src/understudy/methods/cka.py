@@ -1,0 +1,59 @@
+"""Centred kernel alignment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from understudy.losses import cka as misalignment
+from understudy.method import Distillation
+from understudy.methods.related import Layers, before_the_head, related
+from understudy.progress import Curve
+from understudy.tasks import Task
+
+__all__ = ["cka"]
+
+
+def cka(
+    student: nn.Module,
+    teacher: nn.Module,
+    *,
+    weight: float | Curve = 1.0,
+    label_weight: float = 1.0,
+    layers: Layers | None = None,
+    label: str = "batch.label",
+    task: Task | None = None,
+    example: Any = None,
+    **options: Any,
+) -> Distillation:
+    """Hard labels, and a representation that is the teacher's but for rotation and scale.
+
+    :func:`understudy.losses.cka` is of the batch as a whole: a step of several micro-batches is not that of one large batch.
+
+    Args:
+        student: what learns.
+        teacher: a frozen module.
+        weight: of the relations: a number, or a function of progress such as ``linear(1, 0)``.
+        label_weight: of the hard labels.
+        layers: the student's and the teacher's, such as ``[("pool", "pool")]``; what goes into the last linear layer of each if not given.
+        label: address of the hard labels; -100, or none in the batch, is unlabelled.
+        task: what the labels mean; classification if not given.
+        example: a small batch, to find the layers by; not needed if they are given.
+        **options: of :class:`~understudy.Distillation`.
+
+    Raises: InputError if there is neither ``layers`` nor ``example``.
+    Source: Kornblith et al. 2019, arXiv:1905.00414; as a loss, Zhou et al. 2024, arXiv:2401.11824.
+    Differs: no patches and no soft labels beside it, which the latter has; the weight is ours.
+    """
+    chosen = before_the_head(student, teacher, layers, example, options)
+    return related(
+        student,
+        teacher,
+        chosen,
+        [(misalignment, weight)],
+        label_weight=label_weight,
+        label=label,
+        task=task,
+        options=options,
+    )
