@@ -33,7 +33,8 @@ def reference() -> str:
 
 def _verb(name: str, command: click.Command) -> str:
     told = re.sub("\x08\n(.+)", r"```yaml\n\1\n```", inspect.cleandoc(command.help or ""))
-    context = click.Context(command, info_name=f"understudy {name}")
+    # With the program's own settings: click keeps a verb's option for help as the first context had it.
+    context = click.Context(command, info_name=f"understudy {name}", **program.context_settings)
     usage = f"understudy {name} {' '.join(command.collect_usage_pieces(context))}"
     made = [f"## {name}", told, f"```\n{usage}\n```"]
     options = [_option(p, context) for p in command.params if isinstance(p, click.Option)]
