@@ -15,7 +15,7 @@ ENGINE = (
     "validation", "engine",
 )  # fmt: skip
 ORDER = (
-    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "teachers", "reading", "term", "naming", "method", "forward", "matching", "methods", *ENGINE, "examples", "evaluate", "pages", "outcome", "plan", "material", "preflight", "job", "rehearsal", "registry", "recipe", "ranking", "compare", "demo", "cli", "__main__",
+    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "teachers", "reading", "term", "naming", "method", "forward", "matching", "methods", *ENGINE, "examples", "evaluate", "pages", "outcome", "plan", "material", "preflight", "job", "chains", "rehearsal", "registry", "recipe", "ranking", "compare", "demo", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -19,12 +19,14 @@ from understudy.losses.attention import (
 )
 from understudy.losses.binary import binary_cross_entropy, binary_kl
 from understudy.losses.camkd import CAMKD
+from understudy.losses.consistency import consistency
 from understudy.losses.contrastive import CRD, crd_in_batch
 from understudy.losses.correlation import batch_correlation, class_correlation, dist_inter, dist_intra
 from understudy.losses.curriculum import CTKD
 from understudy.losses.cwd import cwd
 from understudy.losses.decoupled import dkd, nkd
 from understudy.losses.domain import DomainCritic, coral, mmd
+from understudy.losses.exits import BYOT, ONE
 from understudy.losses.factors import FactorTransfer
 from understudy.losses.feature import cosine, masked_l2, mse, squared_sum
 from understudy.losses.fsp import FSP, fsp
@@ -43,6 +45,7 @@ from understudy.losses.mgd import MGD
 from understudy.losses.nst import nst
 from understudy.losses.ofd import ofd
 from understudy.losses.pkd import pkd
+from understudy.losses.pskd import PSKD
 from understudy.losses.regression import squared_error
 from understudy.losses.relation import cka, correlation_congruence, ickd, pkt, rkd_distance, similarity
 from understudy.losses.residual import ResidualHint, residual
@@ -63,11 +66,14 @@ from understudy.losses.vitkd import ViTKD
 from understudy.losses.weighted import wsld
 
 __all__ = [
+    "BYOT",
     "CAMKD",
     "CRD",
     "CTKD",
     "FSP",
     "MGD",
+    "ONE",
+    "PSKD",
     "SRD",
     "VID",
     "DomainCritic",
@@ -90,6 +96,7 @@ __all__ = [
     "ca_mkd",
     "cka",
     "class_correlation",
+    "consistency",
     "coral",
     "correlation_congruence",
     "cosine",

@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from understudy.errors import InputError, ShapeError
 from understudy.losses.arithmetic import exact, same_shape
 from understudy.losses.fitted import Fitted
+from understudy.losses.ranks import of_all, several
 from understudy.losses.relation import directions, same_samples, scaled, vectors
 from understudy.progress import Progress
 
@@ -179,10 +180,10 @@ class CRD(Fitted):
         self._known = int(self.step) + 1 if self._known is None else self._known + 1
         self.step.fill_(self._known)
         seen, self._seen = self._seen, []
-        if not seen and not _several():
+        if not seen and not several():
             return
         empty = (self.step.new_zeros(0), self.bank_student[:0], self.bank_teacher[:0])
-        index, *features = (_of_all(torch.cat(parts)) for parts in zip(empty, *seen, strict=True))
+        index, *features = (of_all(torch.cat(parts)) for parts in zip(empty, *seen, strict=True))
         for bank, new in zip((self.bank_student, self.bank_teacher), features, strict=True):
             bank[index] = directions(bank[index] * self.momentum + new * (1 - self.momentum))
 
@@ -234,21 +235,3 @@ def _mixed(x: int) -> int:
 
 def _signed(x: int) -> int:
     return x - (1 << 64) if x >> 63 else x
-
-
-def _several() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _of_all(rows: Tensor) -> Tensor:
-    """Every rank's rows, one rank after the other; they may have different numbers of them."""
-    if not _several():
-        return rows
-    lengths = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(lengths, torch.tensor([rows.shape[0]], device=rows.device))
-    counts = [int(n) for n in lengths]
-    padded = rows.new_zeros((max(counts), *rows.shape[1:]))
-    padded[: rows.shape[0]] = rows
-    parts = [torch.empty_like(padded) for _ in counts]
-    distributed.all_gather(parts, padded)
-    return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
