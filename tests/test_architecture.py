@@ -8,14 +8,14 @@ import pytest
 import understudy
 
 ROOT = Path(understudy.__file__).parent
-LEAVES = ("data", "zoo", "tasks", "measure", "export", "report", "accept", "testing")
+LEAVES = ("data", "zoo", "tasks", "measure", "export", "report", "store", "accept", "testing")
 GROUND = ("errors", "modes", "progress", "losses", "projectors", "writing")
 ENGINE = (
     "parallel", "optimize", "settings", "source", "pool", "feed", "folder", "checkpoint", "environment", "signals", "callbacks", "play", "state",
     "validation", "engine",
 )  # fmt: skip
 ORDER = (
-    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "teachers", "reading", "term", "naming", "method", "forward", "matching", "methods", *ENGINE, "examples", "evaluate", "pages", "outcome", "plan", "material", "preflight", "job", "chains", "rehearsal", "registry", "recipe", "ranking", "compare", "demo", "cli", "__main__",
+    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "inference", "teachers", "reading", "term", "naming", "method", "forward", "matching", "methods", *ENGINE, "examples", "views", "forms", "evaluate", "likeness", "pages", "outcome", "plan", "material", "preflight", "probe", "answers", "rehearsal", "choices", "job", "chains", "registry", "recipe", "ranking", "compare", "demo", "cli", "__main__",
 )  # fmt: skip
 
 
@@ -67,6 +67,22 @@ def test_the_check_of_the_floors_sees_a_wrong_import(place: str, source: str) ->
     assert violations(ROOT / place, source)
 
 
+def named(source: str, names: set[str]) -> set[str]:
+    """Which of these a source names: in a string, or as something's attribute. A bare name would have to be imported."""
+    nodes = list(ast.walk(ast.parse(source)))
+    strings = {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    return names & (strings | {n.attr for n in nodes if isinstance(n, ast.Attribute)})
+
+
+@pytest.mark.parametrize("module", [*ENGINE, "method", "term", "reading"])
+def test_the_engine_names_no_method_and_no_loss(module: str) -> None:
+    source = (ROOT / f"{module}.py").read_text()
+    names = {*understudy.methods.__all__, *understudy.losses.__all__}
+    assert len(names) > 100
+    assert named(source, names) == set()
+    assert named(f'{source}\nif name == "ps_kd" or losses.PSKD: ...', names) == {"ps_kd", "PSKD"}
+
+
 def test_every_room_has_its_floor() -> None:
     assert {room(p) for p in modules()} <= set(ORDER)
 
@@ -74,8 +90,8 @@ def test_every_room_has_its_floor() -> None:
 def test_the_public_names_are_these() -> None:
     assert understudy.__all__ == [
         "Bar", "Batch", "Callback", "Distillation", "Ema", "Method", "ModelInputs", "Move", "Optim", "Part", "Progress", "Result",
-        "Settings", "TensorBoard", "Term", "call", "constant", "cosine", "data", "distill", "linear", "losses", "methods", "projectors",
-        "register", "steps_at", "tasks", "train",
+        "Settings", "TensorBoard", "Term", "call", "chains", "constant", "cosine", "data", "distill", "linear", "losses", "methods",
+        "projectors", "register", "steps_at", "tasks", "train",
     ]  # fmt: skip
     assert [name for name in understudy.__all__ if not hasattr(understudy, name)] == []
 

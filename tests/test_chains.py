@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from understudy import Optim, chains
+import understudy as us
+from understudy import Optim, chains, evaluate, job
 from understudy.chains import born_again, takd
 from understudy.errors import InputError
 from understudy.state import digest
+
+
+@pytest.fixture(autouse=True)
+def no_memory_is_measured(monkeypatch):
+    """An export for each model, which takes seconds, and of which nothing is asked here."""
+    monkeypatch.setattr(evaluate, "_memory", lambda *args: 1.0)
 
 
 def blobs(samples: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -54,6 +62,23 @@ def widths(jobs: list[Any]) -> list[tuple[int, int]]:
     return [(job.teacher[0].out_features, job.student[0].out_features) for job in jobs]
 
 
+def handed_on(jobs: list[Any]) -> bool:
+    """Whether each job but the first was taught by what the one before it has made."""
+    return all(later.teacher is earlier.student for earlier, later in itertools.pairwise(jobs))
+
+
+@pytest.fixture
+def taught_by_the_head(monkeypatch):
+    """Chains in which the first teacher teaches all: what they must not be."""
+    heads: list[Any] = []
+
+    def distill(student: Any, teacher: Any, train: Any, valid: Any, **options: Any) -> Any:
+        heads.append(teacher)
+        return us.distill(student, heads[0], train, valid, **options)
+
+    monkeypatch.setattr(chains, "distill", distill)
+
+
 def test_each_assistant_teaches_the_next(tmp_path):
     teacher = trained()
     before = digest(teacher)
@@ -68,10 +93,18 @@ def test_each_assistant_teaches_the_next(tmp_path):
         **FEW | {"epochs": 6},
     )
     assert widths(jobs) == [(32, 16), (16, 8), (8, 4)]
-    assert jobs[1].teacher is jobs[0].student
+    assert handed_on(jobs)
     assert digest(teacher) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1-assistant", "2-assistant", "3-student"]
     assert all((tmp_path / name / "results.json").exists() for name in ("1-assistant", "2-assistant", "3-student"))
+
+
+@pytest.mark.usefixtures("taught_by_the_head")
+def test_control_a_chain_whose_head_teaches_all_is_seen():
+    few = FEW | {"epochs": 6}
+    jobs = takd(lambda: mlp(4), [lambda: mlp(8)], trained(), TRAIN, VALID, **few)
+    assert widths(jobs) == [(32, 8), (32, 4)]
+    assert not handed_on(jobs)
 
 
 def test_what_is_about_the_teacher_is_for_the_first_job(monkeypatch):
@@ -100,11 +133,36 @@ def test_each_generation_is_taught_by_the_one_before(given, tmp_path):
     before = None if given == "function" else digest(student)
     jobs = born_again(student, TRAIN, VALID, generations=2, folder=tmp_path, **FEW | {"epochs": 6})
     assert len(jobs) == 2
-    assert jobs[1].teacher is jobs[0].student
+    assert handed_on(jobs)
     assert len({digest(m) for m in (jobs[0].teacher, jobs[0].student, jobs[1].student)}) == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["generation-1", "generation-2"]
     assert (tmp_path / "generation-1" / "teacher.safetensors").exists()  # who was trained there
     assert given == "function" or digest(student) == before
+
+
+def steps_of(train: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The optimizer steps of each stage of a generation."""
+    seen = {}
+    real = job.train_stage
+
+    def train_stage(material: Any, name: str, *args: Any, **options: Any) -> Any:
+        seen[name] = material.stages[name].steps
+        return real(material, name, *args, **options)
+
+    monkeypatch.setattr(job, "train_stage", train_stage)
+    born_again(lambda: mlp(16), train, VALID, generations=1, **FEW | {"epochs": 6})
+    return seen
+
+
+@pytest.mark.parametrize("labelled", [20, 30, 80])
+def test_the_first_model_has_no_fewer_steps_than_its_students_however_few_are_labelled(labelled, monkeypatch):
+    few = TRAIN[1].clone()
+    few[labelled:] = -100
+    steps = steps_of((TRAIN[0], few), monkeypatch)
+    assert steps == {"teacher": 24, "alone": 24, "distilled": 24}
+    # The control: as many epochs for the first model are fewer steps where few are labelled.
+    monkeypatch.setattr(chains, "_epochs", lambda *given: 6)
+    assert steps_of((TRAIN[0], few), monkeypatch)["teacher"] == 6 * -(-labelled // 20)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,10 @@ from understudy.recipe.running import run
 from understudy.recipe.text import Document, read, read_setting
 from understudy.rehearsal import memory_of_step
 from understudy.state import digest
+from understudy.teachers import Ensemble
 from understudy.term import Term
 from understudy.writing import load_tensors
+from understudy.zoo import CNN
 
 RECIPE = """\
 task: classification
@@ -139,7 +141,7 @@ def compared(folder: Path, *names: str, settings: tuple[str, ...] = QUICK, **mor
     return compare(document(folder, *settings), folder / "out", names=names, console=console, **more)
 
 
-NAMES = ("soft", "shuffled", "kd", "again", "domain_adaptation", "specialists", "diverging", "broken")
+NAMES = ("soft", "shuffled", "kd", "again", "domain_adaptation", "specialists", "aekd", "diverging", "broken")
 
 
 @pytest.fixture(scope="module")
@@ -229,14 +231,36 @@ def test_costs_of_a_step_are_there_and_those_of_the_student_alone_are_the_unit(d
 
 def test_methods_that_cannot_work_are_listed_with_their_reasons(done: Any) -> None:
     told = {one["method"]: (one["why"], one["reason"]) for one in done[0].ranking.left_out}
-    assert set(told) == {"domain_adaptation", "specialists", "diverging", "broken"}
+    assert set(told) == {"domain_adaptation", "specialists", "aekd", "diverging", "broken"}
     assert told["domain_adaptation"][0] == "skipped"
     assert "batch has no field 'target'" in told["domain_adaptation"][1]
     assert "give classes=" in told["specialists"][1]
+    assert told["aekd"] == ("skipped", "aekd: weighs several teachers, and the recipe has one.")
     assert told["diverging"][0] == "failed"
     assert "infinite" in told["diverging"][1] or "inf" in told["diverging"][1]
     assert told["broken"] == ("failed", "broken: ZeroDivisionError: oh")
     assert not {"diverging", "broken"} & {row["method"] for row in done[0].ranking.rows}
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_methods_of_several_teachers_are_not_left_out_where_the_recipe_has_an_ensemble(
+    members: int, tmp_path: Path
+) -> None:
+    examined = examine(document(tmp_path, *QUICK), folder=tmp_path / "out", progress=False)
+    material, console = examined.material, Console(quiet=True)
+    material.teacher = Ensemble(*(CNN(channels=12) for _ in range(members)))
+    comparison = compare_module.Comparison(material, tmp_path / "out", ["kd", "aekd", "ebkd"], False, console)
+    assert [contender.name for contender, _ in comparison._rehearse()] == ["kd", "aekd", "ebkd"]
+
+
+def test_it_does_not_run_in_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="compare: runs in one process, and this is one of several"):
+        compared(tmp_path, "kd")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(InputError, match="there is no method 'kdd'"):
+        compared(tmp_path, "kdd")
 
 
 def test_if_none_can_work_that_is_an_error_before_anything_is_trained(tmp_path: Path) -> None:
@@ -417,17 +441,17 @@ def test_where_nothing_is_weighed_against_it_a_factor_is_not_tuned(tmp_path: Pat
 def test_tuning_chooses_by_validation_with_other_seeds(tmp_path: Path) -> None:
     made = compared(tmp_path, "loud", "soft", settings=("epochs=6", *QUICK[1:]), tune=True)
     out = tmp_path / "out"
-    assert row(made, "loud")["factor"] == 0.1  # the less of it the better
+    assert row(made, "loud")["factor"] == min(FACTORS)  # the less of it the better
     assert row(made, "soft")["factor"] is None
     runs = sorted(str(path.parent.relative_to(out / "tuning")) for path in (out / "tuning").rglob("run.json"))
     seeds = [f"seed-{1_000_000 + i}" for i in range(TUNING_SEEDS)]
     labels = ["loud" if f == 1 else f"loud-x{f:g}" for f in FACTORS]
     assert runs == sorted(f"{label}/{seed}" for label in labels for seed in seeds)
-    assert {path.name for path in (out / "methods").iterdir()} == {"loud-x0.1", "soft"}
-    assert "| loud (x0.1) |" in made.page.read_text()
+    assert {path.name for path in (out / "methods").iterdir()} == {"loud-x0.01", "soft"}
+    assert "| loud (x0.01) |" in made.page.read_text()
     told = {f: [json.loads((out / "tuning" / label / s / "run.json").read_text())["told"]["valid"] for s in seeds]
             for f, label in zip(FACTORS, labels, strict=True)}  # fmt: skip
-    assert max(told, key=lambda f: sum(told[f])) == 0.1
+    assert max(told, key=lambda f: sum(told[f])) == min(FACTORS)
 
 
 # -- what is written ---------------------------------------------------------------------------------------------------

@@ -145,3 +145,33 @@ def test_the_shipped_fake_counts_and_cannot_be_spoilt() -> None:
 
 def test_the_readmes_textbook_table_is_what_the_example_printed() -> None:
     assert (ROOT / "docs/results/textbook.txt").read_text().rstrip() in README
+
+
+TEACHERS = (ROOT / "docs/teachers.md").read_text()
+
+
+def test_the_teachers_in_the_docs_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    found = re.findall(r"(?:<!-- before: ([^\n]*) -->\n)?```python\n(.*?)```", TEACHERS, flags=re.DOTALL)
+    ran = [block for before, block in found if "keras(" not in block and "my_teachers" not in block]
+    assert (
+        len(ran) == len(found) - 2 == 4
+    )  # test_keras.py has the teachers of Keras, recipe/test_teachers.py the plugin
+    for before, block in found:
+        if block in ran:
+            exec(before, names)
+            exec(block, names)
+            assert names["teacher"](names["images"][:3]).shape == (3, 10)
+
+
+def test_every_teacher_has_a_row_in_its_page() -> None:
+    table = TEACHERS[: TEACHERS.index("Where there are no layers")]
+    for name in (*us.teachers.__all__, *(n for n, e in registry.entries("teacher").items() if e.kind == "teacher")):
+        if name not in ("Ema", "Stored", "load_weights", "named_model", "timm"):
+            assert re.search(rf"\b{name}\b", table), name
+
+
+def test_the_question_of_a_user_of_tensorflow_is_answered_in_two_lines() -> None:
+    (answer,) = re.findall(r"\*\*TensorFlow or PyTorch\?\*\* (.*?)\n\n", README, flags=re.DOTALL)
+    assert answer.count("\n") == 1

@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from understudy import Batch, Callback, Distillation, Optim, Progress, Settings, Term, train
 from understudy import feed as feed_module
 from understudy import source as source_module
+from understudy.data.augment import hashed
 from understudy.errors import InputError, MachineError
 from understudy.feed import Feed
 from understudy.losses import mse
@@ -138,6 +139,129 @@ def test_the_comparison_sees_randomness_that_is_not_seeded_by_sample_and_epoch(
     }[left_out]
     with pytest.raises(AssertionError):
         test()
+
+
+# -- draws -------------------------------------------------------------------------------------------------------------
+
+
+class Views(Dataset[tuple[Tensor, Tensor]]):
+    """The same samples in a set that makes its batches itself, by a hash of (seed, sample, draw)."""
+
+    random = True
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def batch(self, ids: Tensor, draw: int, seed: int) -> tuple[Tensor, Tensor]:
+        bits = hashed(ids.numpy(), seed, draw, range(4)).T.astype(np.float64) / 2**64
+        return torch.from_numpy(bits).float() + ids[:, None], ids
+
+
+DRAWN: dict[str, Any] = {"a Dataset": Augmented(), "a set of batches": Views()}
+
+
+def by_sample(steps: list[list[Batch]], epoch: int) -> dict[int, list[float]]:
+    batches = [b for micro in steps[5 * epoch : 5 * epoch + 5] for b in micro]
+    return {int(i): x.tolist() for b in batches for i, x in zip(b["index"], b["input"], strict=True)}
+
+
+def drawn(steps: list[list[Batch]]) -> list[int]:
+    return [int(b["draw"]) for micro in steps for b in micro]
+
+
+@pytest.mark.parametrize("data", DRAWN)
+def test_the_draw_is_the_epoch_or_goes_through_so_many(data: str) -> None:
+    every = fed(DRAWN[data], epochs=5)
+    assert drawn(every) == [e for e in range(5) for _ in range(5)]
+    assert len({str(by_sample(every, e)[0]) for e in range(5)}) == 5
+    two = fed(DRAWN[data], epochs=5, draws=2)
+    assert drawn(two) == [e % 2 for e in range(5) for _ in range(5)]
+    views = [by_sample(two, e) for e in range(5)]
+    assert views[0] == views[2] == views[4] == by_sample(every, 0)
+    assert views[1] == views[3] == by_sample(every, 1)
+    assert ids(two) == ids(every)
+    assert all(b["draw"].dtype is torch.int64 and b["draw"].shape == () for micro in two for b in micro)
+
+
+@pytest.mark.parametrize("data", DRAWN)
+def test_the_seed_of_the_samples_is_the_runs_unless_it_has_its_own(data: str) -> None:
+    own, other = fed(DRAWN[data], seed=1), fed(DRAWN[data], seed=2, data_seed=1)
+    assert ids(own) != ids(other)
+    assert [by_sample(own, e) for e in range(3)] == [by_sample(other, e) for e in range(3)]
+    assert by_sample(fed(DRAWN[data], seed=1, data_seed=2), 0) != by_sample(own, 0)
+    assert pixels(fed(DRAWN[data], seed=1, data_seed=1)) == pixels(own)
+
+
+@pytest.mark.parametrize("data", DRAWN)
+def test_draws_are_the_same_with_workers_and_from_any_step(data: str) -> None:
+    options = {"draws": 2, "data_seed": 3, "accumulate": 2}
+    alone = fed(DRAWN[data], **options)
+    for more in ({"workers": 2}, {"start": 7}, {"workers": 1, "start": 12}):
+        again = fed(DRAWN[data], **options, **more)
+        assert pixels(again) == pixels(alone)[more.get("start", 0) :]
+        assert drawn(again) == drawn(alone)[2 * more.get("start", 0) :]
+
+
+def test_the_comparison_sees_workers_that_draw_by_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_epoch(self: Feed, step: int) -> Any:
+        return [[(step // self.steps_per_epoch, i) for i in part.tolist()] for part in self._parts(step)]
+
+    monkeypatch.setattr(Feed, "keys", by_epoch)
+    with pytest.raises(AssertionError):
+        test_draws_are_the_same_with_workers_and_from_any_step("a set of batches")
+
+
+def test_what_is_never_random_has_no_draw() -> None:
+    class Same(Views):
+        random = False
+
+    assert "draw" not in fed(torch.arange(float(SAMPLES)))[0][0]
+    assert "draw" not in fed(Same())[0][0]
+    assert "draw" in Feed(Views(), settings()).first()
+
+
+class Ends(Callback):
+    def stepped(self, progress: Progress) -> None:
+        if progress.step == 7:
+            raise ZeroDivisionError
+
+
+def weights(data: Any, folder: Path, *, broken: bool = False, again: int | None = 2, **options: Any) -> Tensor:
+    """Of a student after three epochs, which may end after seven steps and be gone on with."""
+
+    def go(**more: Any) -> nn.Linear:
+        torch.manual_seed(0)
+        student, teacher = nn.Linear(4, 2), nn.Linear(4, 2)
+        method = Distillation(Term(mse, "student", "teacher"), student=student, teacher=teacher)
+        train(
+            method,
+            data,
+            settings(save_every=3, optimizer=Optim("SGD", lr=1e-3), **options, **more.pop("set", {})),
+            folder=folder,
+            **more,
+        )
+        return student
+
+    if not broken:
+        return go(set={"draws": 2}).weight.detach()
+    with pytest.raises(ZeroDivisionError):
+        go(set={"draws": 2}, callbacks=[Ends()])
+    return go(set={"draws": again}, resume=True).weight.detach()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("data", DRAWN)
+def test_a_run_that_is_resumed_sees_the_draws_of_the_whole_one(data: str, workers: int, tmp_path: Path) -> None:
+    whole = weights(DRAWN[data], tmp_path / "whole")
+    assert torch.equal(weights(DRAWN[data], tmp_path / "broken", broken=True, workers=workers), whole)
+
+
+def test_the_comparison_sees_a_resumed_run_with_other_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = weights(Views(), tmp_path / "whole")
+    with pytest.raises(InputError, match=r"draws: .*2.* 3"):
+        weights(Views(), tmp_path / "refused", broken=True, again=3)
+    monkeypatch.setattr("understudy.settings.Settings.identity", lambda self: {})
+    assert not torch.equal(weights(Views(), tmp_path / "other", broken=True, again=None), whole)
 
 
 def mixing(samples: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 import understudy as us
+from understudy import answers, material, preflight
 from understudy import evaluate as evaluate_module
 from understudy import job as job_module
-from understudy import material, preflight
 from understudy import outcome as outcome_module
 from understudy.checkpoint import Checkpoints, thaw
 from understudy.errors import InputError, MachineError
 from understudy.folder import Lock
 from understudy.outcome import Distilled
 from understudy.state import digest
-from understudy.teachers import Stored
+from understudy.teachers.stored import InMemory
 from understudy.writing import load_tensors, save_tensors
 
 Split = tuple[Tensor, Tensor]
@@ -204,10 +204,11 @@ def test_with_shuffled_soft_labels_the_gain_vanishes_and_the_verdict_says_so(
     good = run(teacher, (inputs, labels), **options)
     assert "Distillation helped" in good.verdict[0]
 
-    def shuffled(table: Tensor) -> Stored:
-        return Stored(table[torch.randperm(len(table), generator=torch.Generator().manual_seed(0))])
+    def shuffled(tables: dict[str, Tensor], draws: int) -> InMemory:
+        order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
+        return InMemory({name: table[order] for name, table in tables.items()}, draws)
 
-    monkeypatch.setattr(job_module, "Stored", shuffled)
+    monkeypatch.setattr(answers, "InMemory", shuffled)
     bad = run(teacher, (inputs, labels), **options)
     assert "helped" not in bad.verdict[0]
     assert bad.rows[2]["accuracy"] < good.rows[2]["accuracy"] - 0.1

@@ -47,6 +47,7 @@ CONVOLUTIONAL = {
     "nst": [1, 50, 50],
     "cwd": [1, 50],
     "fsp": [1, 50],
+    "kdsvd": [1, 1],
     "mgd": [1, 7e-5],
     "vid": [1, 1, 1],
     "ofd": [1, 0.0005, 0.001],
@@ -81,7 +82,9 @@ def test_without_layers_and_example_both_are_asked_for():
             getattr(methods, name)(*models())
 
 
-@pytest.mark.parametrize("name", ["attention_transfer", "nst", "fsp", "review_kd", "mgd", "factor_transfer", "vitkd"])
+@pytest.mark.parametrize(
+    "name", ["attention_transfer", "nst", "fsp", "kdsvd", "review_kd", "mgd", "factor_transfer", "vitkd"]
+)
 def test_models_without_such_layers_are_told_what_there_is(name):
     x, y = torch.randn(4, 6), torch.zeros(4, dtype=torch.long)
     student, teacher = MLP(6, 3, hidden=(8, 8)), MLP(6, 3, hidden=(16, 16))

@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 import understudy as us
 from understudy import pool
 from understudy.batch import ModelInputs
+from understudy.data import Augment, Pictures
 from understudy.data.order import permutation
 from understudy.errors import InputError
+from understudy.feed import Feed
 from understudy.pool import with_unlabelled
 from understudy.source import Source, source_of
 
@@ -212,3 +214,50 @@ def test_training_sees_the_unlabelled_in_the_terms_without_labels_only(wrap: Cal
 def test_what_does_not_go_together_is_refused_at_once(labelled: Any, unlabelled: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         with_unlabelled(labelled, unlabelled)
+
+
+# -- views -------------------------------------------------------------------------------------------------------------
+
+SHADES = torch.arange(8 * 25, dtype=torch.uint8).view(8, 1, 5, 5)
+MOVED = Augment(crop=2, flip=True)
+
+
+def views_of_both() -> bool:
+    """Whether each part's samples have the views that they have alone, whatever else is in the batch."""
+    labelled = Pictures((SHADES[:5], Y), augment=MOVED)
+    plain = Rows(*(SHADES[5:].float(),))
+    seen = True
+    for unlabelled in (Pictures(SHADES[5:], augment=MOVED), Pictures(SHADES[5:]), plain):
+        pooled = with_unlabelled(labelled, unlabelled)
+        assert not pooled.is_fixed()
+        ids = torch.tensor([6, 1, 7, 0])
+        made, label = pooled.rows(ids, 3, 2)
+        assert label.tolist() == [-100, 3, -100, 4]
+        seen = seen and torch.equal(made[[1, 3]], labelled.batch(torch.tensor([1, 0]), 3, 2)[0])
+        seen = seen and torch.equal(pooled.rows(torch.tensor([7, 0]), 3, 2)[0], made[2:])
+        seen = seen and (
+            unlabelled is plain or not unlabelled.random or not torch.equal(pooled.rows(ids, 4, 2)[0][0], made[0])
+        )
+    return seen
+
+
+def test_samples_keep_their_views_beside_others() -> None:
+    assert views_of_both()
+
+
+def test_the_comparison_sees_views_of_the_first_draw_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class First(pool._PoolOfViews):
+        def batch(self, ids: Tensor, draw: int, seed: int) -> Any:
+            return super().batch(ids, 0, seed)
+
+    monkeypatch.setattr(pool, "_PoolOfViews", First)
+    assert not views_of_both()
+
+
+def test_views_of_a_pool_are_the_same_through_workers() -> None:
+    pooled = with_unlabelled(Pictures((SHADES[:5], Y), augment=MOVED), Pictures(SHADES[5:], augment=MOVED))
+    made = []
+    for workers in (0, 2):
+        feed = Feed(pooled, us.Settings(epochs=2, batch_size=3, workers=workers))
+        made.append(torch.cat([b["input"] for micro in feed.batches(0, feed.steps) for b in micro]))
+    assert torch.equal(*made)

@@ -52,6 +52,29 @@ def test_these_are_the_entries_of_each_kind() -> None:
     assert {kind: list(entries(kind)) for kind in KINDS} == OWN
 
 
+@pytest.mark.parametrize(
+    ("source", "paper"),
+    [
+        ("Jin et al. 2023, CVPR, \"Multi-Level Logit Distillation\"; weights as in the code.", "Jin et al. 2023, CVPR"),
+        ("You et al. 2017, KDD, with a loss as in the code of\n    Zhang et al. 2022, arXiv:2201.00007.", "You et al. 2017, KDD"),
+        ("Ba & Caruana 2014, arXiv:1312.6184,\n    equation 1.", "Ba & Caruana 2014, arXiv:1312.6184"),
+        ("the usual one, as in ``torch``.", ""),
+    ],
+)  # fmt: skip
+def test_a_paper_is_the_first_that_the_source_names(source: str, paper: str) -> None:
+    def made() -> None: ...
+
+    made.__doc__ = f"""Of :func:`~understudy.losses.kl` and :math:`x`.
+
+    Family: several teachers.
+    Source: {source}
+    Differs: from Me 2020, arXiv:0000.00000.
+    """.replace("\n    equation", "\n        equation").replace("\n    Zhang", "\n        Zhang")
+    found = Entry("method", "made", made)
+    assert (found.summary, found.family, found.paper) == ("Of `kl` and `x`.", "several teachers", paper)
+    assert (Entry("loss", "kl", us.losses.kl).family, Entry("optimizer", "SGD", torch.optim.SGD).paper) == ("", "")
+
+
 def test_whatever_is_public_of_a_kind_can_be_named() -> None:
     assert list(entries("loss")) == losses.__all__
     assert list(entries("method")) == methods.__all__

@@ -21,6 +21,8 @@ from understudy.errors import InputError, MachineError
         ({"steps": 1, "accumulate": 0}, "accumulate=0"),
         ({"steps": 1, "workers": -1}, "workers=-1 must be a whole number, 0 or above"),
         ({"steps": 1, "seed": -1}, "seed=-1"),
+        ({"steps": 1, "data_seed": -1}, "data_seed=-1 must be a whole number, 0 or above"),
+        ({"steps": 1, "draws": 0}, "draws=0 must be a whole number, 1 or above"),
         ({"steps": 1, "patience": 0}, "patience=0"),
         ({"steps": 1, "validate_every": 0}, "validate_every=0"),
         ({"steps": 1, "save_every": 0}, "save_every=0"),
@@ -55,7 +57,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     [
         {"epochs": 1},
         {"steps": 10**9},
-        {"steps": 1, "workers": 0, "seed": 0, "ema": 0.0, "patience": 1, "device": "cpu"},
+        {"steps": 1, "workers": 0, "seed": 0, "ema": 0.0, "patience": 1, "device": "cpu", "data_seed": 0, "draws": 1},
     ],
 )
 def test_a_setting_at_the_edge_is_taken(options: dict[str, Any]) -> None:
@@ -93,6 +95,8 @@ MATTERS = {
     "precision": dataclasses.replace(BASE, precision="bf16"),
     "ema": dataclasses.replace(BASE, ema=0.5),
     "seed": dataclasses.replace(BASE, seed=1),
+    "data_seed": dataclasses.replace(BASE, data_seed=1),
+    "draws": dataclasses.replace(BASE, draws=2),
     "drop_last": dataclasses.replace(BASE, drop_last=True),
     "validate_every": dataclasses.replace(BASE, validate_every=2),
     "best": dataclasses.replace(BASE, best="loss"),

@@ -1,4 +1,4 @@
-from . import data, losses, methods, projectors, tasks
+from . import chains, data, losses, methods, projectors, tasks
 from .batch import Batch, ModelInputs, call
 from .callbacks import Bar, Callback, TensorBoard
 from .engine import Result, train
@@ -30,6 +30,7 @@ __all__ = [
     "TensorBoard",
     "Term",
     "call",
+    "chains",
     "constant",
     "cosine",
     "data",

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from understudy.errors import AddressError, InputError, choices
 
-__all__ = ["Batch", "Call", "ModelInputs", "call", "tensors"]
+__all__ = ["Batch", "Call", "ModelInputs", "call", "innermost", "mapped", "tensors"]
 
 Call = Callable[[Callable[..., Any], Any], Any]
 """Gives a batch's inputs to a model: ``call(model, inputs) -> output``. Replace it with ``Distillation(call=...)``."""
 
-NOT_INPUTS = frozenset({"label", "labels", "index", "mask"})
+NOT_INPUTS = frozenset({"label", "labels", "index", "draw", "mask"})
 """Fields of a mapping that no model is called with: a model that sees the label may compute a loss of its own."""
 
 
@@ -114,11 +114,28 @@ class Batch(Mapping[str, Any]):
         """What a model is called with: the whole batch's inputs, or those of ``model@name``."""
         return self.inputs if name is None else self[name]
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch with its tensors on that device."""
-        return dataclasses.replace(
-            self, fields=_move(self.fields, torch.device(device)), inputs=_move(self.inputs, torch.device(device))
-        )
+    def to(self, device: torch.device | str, *, channels_last: bool = False) -> Batch:
+        """The same batch with its tensors on that device; images ``[N, C, H, W]`` with the channels innermost, if so wished."""
+        place = torch.device(device)
+        moved: dict[int, Tensor] = {}  # what models are called with is mostly among the fields: moved once
+
+        def to(tensor: Tensor) -> Tensor:
+            if id(tensor) not in moved:
+                found = tensor.to(place, non_blocking=True)
+                moved[id(tensor)] = innermost(found) if channels_last else found
+            return moved[id(tensor)]
+
+        def other(leaf: Any) -> Any:
+            return leaf.to(place) if callable(getattr(leaf, "to", None)) else leaf  # a packed sequence, a graph
+
+        fields, inputs = (mapped(to, part, other=other) for part in (self.fields, self.inputs))
+        return dataclasses.replace(self, fields=fields, inputs=inputs)
+
+
+def innermost(tensor: Tensor) -> Tensor:
+    """Images ``[N, C, H, W]`` of floats with the channels innermost in memory; any other tensor as it is."""
+    images = tensor.ndim == 4 and tensor.is_floating_point()
+    return tensor.contiguous(memory_format=torch.channels_last) if images else tensor
 
 
 def _fields(raw: Any) -> dict[str, Any]:
@@ -137,19 +154,18 @@ def _fields(raw: Any) -> dict[str, Any]:
     )
 
 
-def _move(value: Any, device: torch.device) -> Any:
+def mapped(function: Callable[[Tensor], Tensor], value: Any, *, other: Callable[[Any], Any] = lambda leaf: leaf) -> Any:
+    """The same nest of tuples, lists, mappings and ModelInputs, with ``function`` of each tensor and ``other`` of what else it holds."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return function(value)
     if isinstance(value, ModelInputs):
-        return ModelInputs(_move(value.args, device), _move(value.kwargs, device), _move(value.fields, device))
+        return ModelInputs(*(mapped(function, part, other=other) for part in (value.args, value.kwargs, value.fields)))
     if isinstance(value, Mapping):
-        return {k: _move(v, device) for k, v in value.items()}
-    if callable(to := getattr(value, "to", None)):  # a packed sequence, a graph
-        return to(device)
-    if isinstance(value, (tuple, list)):
-        moved = [_move(v, device) for v in value]
-        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)  # a namedtuple's is its own
-    return value
+        return {k: mapped(function, v, other=other) for k, v in value.items()}
+    if isinstance(value, (tuple, list)) and not callable(getattr(value, "to", None)):
+        items = [mapped(function, v, other=other) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)  # a namedtuple's is its own
+    return other(value)
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -175,8 +191,8 @@ def call(model: Callable[..., Any], inputs: Any) -> Any:
     tensor        ``model(inputs)``
     tuple, list   ``model(inputs[0])``
     ModelInputs   ``model(*inputs.args, **inputs.kwargs)``
-    mapping       by name those fields that the model's forward takes (never ``label``, ``labels``, ``index`` or
-                  ``mask``); failing that ``model(inputs["input"])``, or the only field that is left
+    mapping       by name those fields that the model's forward takes (never ``label``, ``labels``, ``index``,
+                  ``draw`` or ``mask``); failing that ``model(inputs["input"])``, or the only field that is left
     ============  ==========================================================================================
     """
     if isinstance(inputs, ModelInputs):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import MissingExtra
 from understudy.progress import Progress
 
-__all__ = ["Bar", "Callback", "TensorBoard", "flattened"]
+__all__ = ["Bar", "Callback", "TensorBoard", "counting", "flattened"]
 
 
 class Callback:
@@ -59,6 +60,18 @@ class TensorBoard(Callback):
     def finished(self) -> None:
         """Close the event file."""
         self.writer.close()
+
+
+@contextmanager
+def counting(title: str, console: Any, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for what is no training: told how many are done, and of how many; nothing where there is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("{task.description:<22}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 LAST = {"valid": "last valid", "loss": "loss"}

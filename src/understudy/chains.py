@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ from torch import nn
 from understudy.data.order import preserved, seed_all
 from understudy.errors import InputError
 from understudy.job import OPTIMIZER, distill
+from understudy.material import Material
 from understudy.methods.dml import another
 from understudy.outcome import Distilled
-from understudy.plan import Make
+from understudy.plan import Make, Plan
 
 __all__ = ["born_again", "takd"]
 
@@ -83,7 +86,7 @@ def born_again(
         train: of every job.
         valid: of every job.
         generations: after the first model; 1 or more.
-        epochs: of each, and of the first model.
+        epochs: of each. The first model, which learns from labelled samples only, takes as many steps.
         temperature: T > 0, of :func:`kd`.
         alpha: share of the soft labels.
         seed: of the first generation's students; each later one has another.
@@ -109,8 +112,11 @@ def born_again(
     shared = {"temperature": temperature, "alpha": alpha, "epochs": epochs, **options}
     found: list[Distilled] = []
     for generation in range(1, generations + 1):
-        first = {} if found else {"teacher_epochs": epochs, "teacher_optimizer": options.get("optimizer", OPTIMIZER)}
         teacher = found[-1].student if found else _first(student, seed)
+        first: dict[str, Any] = {}
+        if not found:
+            first["teacher_epochs"] = _epochs(student, teacher, train, valid, shared)
+            first["teacher_optimizer"] = options.get("optimizer", OPTIMIZER)
         made = another(student, seed + generation) if isinstance(student, nn.Module) else student
         place = _within(folder, f"generation-{generation}")
         job = distill(made, teacher, train, valid, seed=seed + 1000 * generation, folder=place, **first, **shared)
@@ -126,6 +132,15 @@ def _first(student: Make, seed: int) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise InputError(f"born_again: the function that makes the student gave a {type(made).__name__}, not a module.")
     return made
+
+
+def _epochs(student: Make, teacher: nn.Module, train: Any, valid: Any, options: Mapping[str, Any]) -> int:
+    """Of the first model, over what is labelled, for as many steps as a generation has; one that had fewer would be easy to beat."""
+    given = inspect.signature(distill).bind(student, teacher, train, valid, **options)
+    given.apply_defaults()
+    material = Material(Plan(**given.arguments))
+    steps = material.stages["distilled"].steps
+    return math.ceil(steps / material.steps_an_epoch(material.hard)) if material.hard else 1
 
 
 def _later(options: Mapping[str, Any]) -> dict[str, Any]:

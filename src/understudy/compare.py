@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.status import Status
 from torch import nn
 
-from understudy import methods
+from understudy import methods, parallel
 from understudy.data.order import preserved
 from understudy.engine import train
 from understudy.errors import CorruptError, InputError, Interrupted, MachineError, NonFiniteError, choices, raise_all
@@ -47,12 +47,13 @@ from understudy.rehearsal import Clock, memory_of_step
 from understudy.state import compare as compare_facts
 from understudy.state import identity, load_module
 from understudy.tasks import Task
+from understudy.teachers import Ensemble
 from understudy.term import Term
 from understudy.writing import load_tensors, read_json, write_json, write_text
 
 __all__ = ["FACTORS", "TUNING_SEEDS", "Compared", "Contender", "compare"]
 
-FACTORS = (1.0, 0.1, 10.0)
+FACTORS = (1.0, 0.1, 0.01, 10.0)
 """On a method's distillation weight, from which tuning chooses; the first that is best."""
 
 TUNING_SEEDS = 2
@@ -141,8 +142,10 @@ def compare(
         resume: go on with the comparison in ``out``; other methods may be added to it.
         console: where progress is shown.
 
-    Raises: InputError for names that are not known, or if no method can work; what ``understudy run`` raises.
+    Raises: InputError for names that are not known, if no method can work, or under torchrun; what ``understudy run`` raises.
     """
+    if max(parallel.started(), parallel.ranks()) > 1:
+        raise InputError("compare: runs in one process, and this is one of several. Start it without torchrun.")
     chosen = _chosen(names)
     console = console or Console(highlight=False)
     examined = examine(document, folder=out, resume=resume, progress=False, console=console)
@@ -151,8 +154,7 @@ def compare(
         raise InputError(
             f"{document.top.source}: train has no label, so that there is no student alone to compare methods with."
         )
-    claim(out, examined, resume, (*FREE, *UNUSED))
-    for note in examined.parts.notes:
+    for note in [*claim(out, examined, resume, (*FREE, *UNUSED)), *examined.parts.notes]:
         console.print(note, soft_wrap=True)
     with material.plan.locked():
         ranking = Comparison(material, out, chosen, tune, console).run()
@@ -232,6 +234,7 @@ class Comparison:
             try:
                 check_method(contender.material, self.material.student())
                 make = functools.partial(contender.method, teacher=self.teacher)
+                self._check_teachers(name, make(self.material.student()))
                 seen = _rehearsed(contender.material, "distilled", make)
             except NonFiniteError as error:
                 self._leave_out(name, "failed", str(error))
@@ -247,6 +250,12 @@ class Comparison:
         count = f"{len(found)} methods and the student alone, {self.plan.seeds} students of each"
         self.console.print(f"{count}. Time, about: {max(1, round(seconds / 60))} min", soft_wrap=True)
         return found
+
+    def _check_teachers(self, name: str, method: Method) -> None:
+        """Raise InputError for a method that weighs teachers where there is one: all such methods then come out alike."""
+        given = [model for model in method.frozen.values() if model is not self.teacher]
+        if any(isinstance(model, Ensemble) and len(model) == 1 for model in given):
+            raise InputError(f"{name}: weighs several teachers, and the recipe has one.")
 
     def _expected(self, seen: Rehearsed) -> float:
         steps = self.material.stages["distilled"].steps

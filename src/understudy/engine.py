@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from understudy.errors import InputError, Interrupted
 from understudy.feed import Feed, workers_watched
 from understudy.folder import Journal, Lock
 from understudy.method import Method, Progress
+from understudy.modes import as_found
 from understudy.play import Outcome, build_players, play, prepare
 from understudy.settings import Settings
 from understudy.signals import Interrupts
@@ -117,7 +118,7 @@ class _Run:
         self.lock = Lock(folder if self.main else None)
         self.checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", settings.keep)
         self.journal = Journal(folder / "metrics.jsonl" if folder is not None and self.main else None)
-        self.modes: list[tuple[nn.Module, bool]] = []
+        self.put_back: Callable[[], None] = lambda: None
         self.identity: dict[str, str] = {}
         self.step, self.steps, self.saved_at = 0, self.feed.steps, -1
         self.seconds, self.began = 0.0, time.perf_counter()
@@ -136,10 +137,12 @@ class _Run:
             raise InputError(
                 "data: an iterable cannot be resumed, since its place is lost; give a Dataset with a length."
             )
-        self.modes = [(m, m.training) for m in self.method.modules()]
+        self.put_back = as_found(self.method)
         self.method.to(self.device)
+        if self.settings.channels_last:
+            self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         seed_all(self.settings.seed, "dry run")
-        self.method.dry_run(self.feed.first().to(self.device))
+        self.method.dry_run(self.feed.first().to(self.device, channels_last=self.settings.channels_last))
         self.players = build_players(self.method, self.settings.optim_for, scaled=self.settings.precision == "fp16")
         state = None if found is None else thaw(*found)
         if self.folder is not None or parallel.ranks() > 1:
@@ -155,9 +158,8 @@ class _Run:
 
     def close(self) -> None:
         """Leave modes, files and bars as they should be, however the run ended."""
-        for module, mode in self.modes:
-            module.training = mode
         with contextlib.ExitStack() as stack:  # all of these, whichever of them fails
+            stack.callback(self.put_back)
             stack.callback(self.lock.release)
             stack.callback(self.journal.close)
             for callback in reversed(self.callbacks):
@@ -172,7 +174,7 @@ class _Run:
             callback.started(self._progress(self.step))
         with contextlib.closing(self.feed.batches(self.step, self.steps)) as steps:
             while not self._stopped_early and (batches := next(steps, None)) is not None:
-                self._step([b.to(self.device) for b in batches], interrupts)
+                self._step([b.to(self.device, channels_last=self.settings.channels_last) for b in batches], interrupts)
         self._save()
         self._keep_best()
         history = [] if self.validation is None else self.validation.history

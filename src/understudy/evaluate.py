@@ -21,6 +21,7 @@ from understudy.export import to_onnx
 from understudy.measure import gap_closed, interval, latency, paired, parameters, peak_memory, size_mb
 from understudy.modes import evaluating
 from understudy.tasks import Task
+from understudy.views import View
 
 __all__ = ["FIGURES", "STAGES", "Evidence", "Trial", "best_trial", "costs", "decide", "quality", "rows", "verdict"]
 
@@ -31,6 +32,9 @@ STAGES = {
     "fine-tuned": "+ fine-tuned",
     "kept": "kept",
 }
+FORM = "distilled, "
+"""What the table has before a form's name."""
+
 COSTS = ("parameters", "size_mb", "latency_ms_p50", "latency_ms_p99", "peak_memory_mb")
 FIGURES = ("divergence", "agreement", "gap_closed", "seconds", *COSTS)
 """Figures of every task, beside its own."""
@@ -41,16 +45,21 @@ Figures = dict[str, dict[str, list[float]]]
 
 @dataclass
 class Trial:
-    """The students of one seed, by stage, and what their training came to. ``chosen`` is the better by validation."""
+    """The students of one seed, by stage, and what their training came to. ``chosen`` is the better by validation.
+
+    ``forms`` are other forms of the distilled student, by name; see :mod:`understudy.forms`.
+    """
 
     seed: int
     students: dict[str, nn.Module] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     chosen: str = "distilled"
+    forms: dict[str, nn.Module] = field(default_factory=dict)
 
-    def add(self, stage: str, student: nn.Module, result: Result) -> None:
-        """A stage that is done."""
+    def add(self, stage: str, student: nn.Module, result: Result, forms: Mapping[str, nn.Module] | None = None) -> None:
+        """A stage that is done, with other forms of its student if it has any."""
         self.students[stage], self.results[stage] = student.eval(), result
+        self.forms |= {name: form.eval() for name, form in (forms or {}).items()}
 
     def keep(self, task: Task) -> None:
         """Keep the distilled or the fine-tuned student; the distilled one if they are equal."""
@@ -75,6 +84,7 @@ class Evidence:
         trials: the students.
         seconds: of each stage, a value for each seed.
         give: how a batch's inputs reach a model.
+        views: which layers of teacher and student the method compares.
     """
 
     task: Task
@@ -83,22 +93,36 @@ class Evidence:
     trials: Sequence[Trial]
     seconds: Mapping[str, Sequence[float]]
     give: Call
+    views: Sequence[View] = ()
 
     @property
     def stages(self) -> list[str]:
         """Those that there are, in order."""
         return ["teacher", *(s for s in STAGES if s in self.trials[0].students)]
 
+    @property
+    def forms(self) -> list[str]:
+        """Other forms of the distilled student, as the table calls them."""
+        return [FORM + name for name in self.trials[0].forms]
+
+    @property
+    def measured(self) -> list[str]:
+        """All that has a row in the table: the stages, and the forms behind theirs."""
+        return [each for stage in self.stages for each in (stage, *(self.forms if stage == "distilled" else ()))]
+
     def model(self, stage: str, at: int = 0) -> Any:
-        """A stage's model, of the trial at this place."""
-        return self.teacher if stage == "teacher" else self.trials[at].students[stage]
+        """The model of a stage or a form, of the trial at this place."""
+        if stage == "teacher":
+            return self.teacher
+        trial = self.trials[at]
+        return trial.students[stage] if stage in trial.students else trial.forms[stage.removeprefix(FORM)]
 
 
 def quality(evidence: Evidence) -> Figures:
     """The task's figures of every model, and how far each is from the teacher. The one time that the test data is used."""
     taught = outputs(evidence.teacher, evidence.data, give=evidence.give)
     told: Figures = {}
-    for stage in evidence.stages:
+    for stage in evidence.measured:
         for at in range(len(evidence.trials)):
             # The teacher is one model: it is the same for every seed.
             of_teacher = stage == "teacher"
@@ -119,9 +143,13 @@ def _figures(evidence: Evidence, made: Tensor, taught: Tensor, stage: str) -> di
 
 
 def costs(evidence: Evidence) -> dict[str, dict[str, float | None]]:
-    """Size, latency and memory of the teacher and of the student, whose stages are all alike in this."""
+    """Size, latency and memory of the teacher and of the student, whose stages are all alike in this; of forms the size."""
     one = evidence.data.few(1)
-    return {name: _costs(evidence.model(name), one, evidence.give) for name in ("teacher", "kept")}
+    forms = {name: evidence.model(name) for name in evidence.forms}
+    sizes: dict[str, dict[str, float | None]] = {
+        name: {"parameters": parameters(form), "size_mb": size_mb(form)} for name, form in forms.items()
+    }
+    return {name: _costs(evidence.model(name), one, evidence.give) for name in ("teacher", "kept")} | sizes
 
 
 def _costs(model: Any, one: Examples, give: Call) -> dict[str, float | None]:
@@ -150,17 +178,17 @@ def _memory(model: nn.Module, one: Examples) -> float | None:
 
 
 def rows(evidence: Evidence, told: Figures, cost: Mapping[str, Mapping[str, float | None]]) -> list[dict[str, Any]]:
-    """The table: a row for each stage, with the mean over seeds and, as ``*_ci95``, half the width of its interval."""
+    """The table: a row for each stage and form, with the mean over seeds and, as ``*_ci95``, half the width of its interval."""
     table = []
-    for stage in evidence.stages:
-        row: dict[str, Any] = {"model": STAGES[stage]}
+    for stage in evidence.measured:
+        row: dict[str, Any] = {"model": STAGES.get(stage, stage)}
         for name, values in told[stage].items():
             mean = interval(values[:1] if stage == "teacher" else values)
             row |= {name: _none(mean.mean), f"{name}_ci95": mean.half}
         if stage not in ("teacher", "alone") and "alone" in told:
             row["gap_closed"] = _share(evidence.task, told, stage)
-        row |= cost["teacher" if stage == "teacher" else "kept"]
-        row |= _training(evidence, stage)
+        row |= cost[stage if stage in cost else "kept"]
+        row |= {} if stage in evidence.forms else _training(evidence, stage)  # trained along with the student
         table.append(row)
     return table
 
@@ -204,6 +232,10 @@ def verdict(evidence: Evidence, told: Figures) -> list[str]:
         lines.append(_compare(task, "Distillation", "the student alone", told["distilled"], told["alone"]))
         if _share(task, told, "kept") is None:
             lines.append(_no_gap(task, told))
+    lines += [
+        _compare(task, f'The form "{form.removeprefix(FORM)}"', "the distilled student", told[form], told["distilled"])
+        for form in evidence.forms
+    ]
     if "fine-tuned" in told:
         lines.append(
             _compare(task, "Fine-tuning on the hard labels", "distillation", told["fine-tuned"], told["distilled"])

@@ -18,7 +18,7 @@ from understudy.batch import Batch
 from understudy.data.order import permutation
 from understudy.errors import CorruptError, InputError, MachineError, raise_all
 from understudy.settings import Settings
-from understudy.source import Key, Keyed, Source, Stream, source_of
+from understudy.source import Fetched, Key, Source, Stream, source_of
 
 __all__ = ["Feed", "workers_watched"]
 
@@ -89,7 +89,7 @@ class Feed:
         """The first micro-batch, for a dry run; a stream gives it once more when it is its turn."""
         if self._stream is None:
             ids = self._parts(0)[0]
-            return Batch.of(self._fetch(ids, 0), index=ids)
+            return self._batch(self._fetch(ids, 0), ids, 0)
         raw = next(self._stream, None)
         if raw is None:
             raise InputError("data: the iterable is empty.")
@@ -97,9 +97,14 @@ class Feed:
         return Batch.of(raw)
 
     def keys(self, step: int) -> list[list[Key]]:
-        """This rank's (epoch, sample) keys of a step, for each micro-batch."""
+        """This rank's (draw, sample) keys of a step, for each micro-batch."""
+        draw = self._draw(step)
+        return [[(draw, i) for i in part.tolist()] for part in self._parts(step)]
+
+    def _draw(self, step: int) -> int:
+        """Which draw of what is random in its samples a step sees."""
         epoch = step // self.steps_per_epoch
-        return [[(epoch, i) for i in part.tolist()] for part in self._parts(step)]
+        return epoch if self.settings.draws is None else epoch % self.settings.draws
 
     def _parts(self, step: int) -> tuple[Tensor, ...]:
         """This rank's sample ids of a step, for each micro-batch."""
@@ -111,16 +116,19 @@ class Feed:
         return parts
 
     def batches(self, start: int, stop: int) -> Generator[list[Batch]]:
-        """The micro-batches of steps ``start`` to ``stop - 1``, each with its samples' ids in the field ``index``."""
+        """The micro-batches of steps ``start`` to ``stop - 1``.
+
+        Each has its samples' ids in the field ``index`` and, where samples may be random, their draw in ``draw``: int64 ``[]``.
+        """
         if self._stream is not None:
             yield from self._streamed(self._stream, stop - start)
             return
         loaded = self._loaded(start, stop) if self.settings.workers else None
         try:
             for step in range(start, stop):
-                micro, epoch = self._parts(step), step // self.steps_per_epoch
-                raws = [_next(loaded) if loaded else self._fetch(ids, epoch) for ids in micro]
-                yield [Batch.of(raw, index=ids) for raw, ids in zip(raws, micro, strict=True)]
+                micro, draw = self._parts(step), self._draw(step)
+                raws = [_next(loaded) if loaded else self._fetch(ids, draw) for ids in micro]
+                yield [self._batch(raw, ids, draw) for raw, ids in zip(raws, micro, strict=True)]
         finally:
             if loaded is not None:  # an error's traceback would keep the workers alive as long as someone looks at it
                 loaded._shutdown_workers()
@@ -128,17 +136,22 @@ class Feed:
                     worker.kill()
                     worker.join()
 
-    def _fetch(self, ids: Tensor, epoch: int) -> Any:
+    def _fetch(self, ids: Tensor, draw: int) -> Any:
         assert self._source is not None
-        return self._source.rows(ids, epoch, self.settings.seed)
+        return self._source.rows(ids, draw, self.settings.seed_of_samples)
+
+    def _batch(self, raw: Any, ids: Tensor, draw: int) -> Batch:
+        drawn = {"draw": torch.tensor(draw)} if self._source is not None and self._source.may_vary else {}
+        return Batch.of(raw, index=ids, **drawn)
 
     def _loaded(self, start: int, stop: int) -> Any:
         assert self._source is not None
         loader = DataLoader(
-            Keyed(self._source.dataset, self.settings.seed),
-            batch_sampler=_Plan(self, start, stop),
+            Fetched(self._source, self.settings.seed_of_samples),
+            batch_size=None,
+            sampler=_Plan(self, start, stop),
             num_workers=self.settings.workers,
-            collate_fn=self._source.collate,
+            collate_fn=_as_it_is,
             timeout=WORKER_TIMEOUT_S,
             worker_init_fn=_quiet_worker,
             generator=torch.Generator(),  # its own, so that it takes nothing from the global one
@@ -159,7 +172,7 @@ class Feed:
 
 
 class _Plan:
-    """What a DataLoader calls a batch sampler: the keys of all micro-batches, step after step."""
+    """What a DataLoader calls a sampler: the keys of all micro-batches, step after step."""
 
     def __init__(self, feed: Feed, start: int, stop: int) -> None:
         self.feed, self.start, self.stop = feed, start, stop
@@ -170,6 +183,10 @@ class _Plan:
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.feed.settings.accumulate
+
+
+def _as_it_is(raw: Any) -> Any:
+    return raw
 
 
 @contextmanager

@@ -16,21 +16,23 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
+from understudy.answers import Answers, asked_of
 from understudy.callbacks import Bar, Callback
+from understudy.choices import Choices
+from understudy.data.order import preserved
 from understudy.engine import Result, train
 from understudy.evaluate import Evidence, Trial, best_trial, costs, decide, quality, rows, verdict
-from understudy.examples import outputs
+from understudy.examples import device_of, outputs
+from understudy.forms import BestForms
 from understudy.material import Material
-from understudy.method import Method
+from understudy.method import Distillation, Method
 from understudy.optimize import Optim
 from understudy.outcome import Distilled
 from understudy.plan import Make, Named, Plan
 from understudy.preflight import check, check_teacher
 from understudy.progress import cosine
-from understudy.state import digest
 from understudy.tasks import Task
-from understudy.teachers.stored import Stored
-from understudy.writing import load_tensors, save_tensors
+from understudy.views import View, views
 
 __all__ = ["distill", "perform", "train_stage"]
 
@@ -55,6 +57,10 @@ def distill(
     teacher_data: Any = None,
     teacher_weights: str | Path | None = None,
     teacher_optimizer: Optim | None = None,
+    teacher_run: str = "auto",
+    store: str | Path | None = "auto",
+    draws: int | None = None,
+    precision: str = "auto",
     fine_tune: bool = True,
     accept: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
@@ -87,6 +93,13 @@ def distill(
         teacher_data: labelled data of the teacher's own.
         teacher_weights: a safetensors file, or a state_dict that torch saved, to load into the teacher first.
         teacher_optimizer: for the teacher's training; ``optimizer`` if not given.
+        teacher_run: how the teacher runs while students learn: a name of :data:`understudy.inference.WAYS`, or "auto" for
+            the fastest one here whose answers are the same within :data:`understudy.probe.TOLERANCE`.
+        store: a folder of what the teacher says of every sample, which is asked once and read by all students, of other jobs
+            too; "auto" keeps it with the job where that spares asking again; None asks in every step.
+        draws: views of each sample, where they are augmented, that the epochs go through in turn; None draws a new one each
+            epoch.
+        precision: of the students' training: "fp32", "bf16", "fp16", or "auto" for bf16 where that is clearly faster here.
         fine_tune: whether to fine-tune on the hard labels after distilling.
         accept: conditions on the kept student, such as ``{"accuracy": ">= 0.97 * teacher"}``; see :mod:`understudy.accept`.
         classes: names of the classes, for the page and the export.
@@ -155,34 +168,31 @@ class Job:
             self._train("teacher", "teacher", self.material.alone(self.teacher), 0)
             self.teacher.eval()
         check_teacher(self.material)
-        teacher = self._soften()
+        teacher = self._ask()
         result = self._conclude([self._trial(at, seed, teacher) for at, seed in enumerate(self.plan.every_seed)])
         result.keep(with_teacher=self.plan.teacher_epochs > 0)
         return result
 
     # -- stages --------------------------------------------------------------------------------------------------------
 
-    def _soften(self) -> Any:
-        """The teacher; or, where that cannot change, a table of what it says of every training sample."""
-        if not self.material.softens:
-            return self.teacher
-        data = self.data["train"]
+    def _ask(self) -> Any:
+        """Where students read the teacher: in a table of what it says of every sample, or, as it runs best, in each step."""
+        material, choices = self.material, Choices(self.material, self._say)
+        material.precision = choices.precision()
+        method = material.method(material.student(), self.teacher)
+        answers = Answers(material, self.teacher, asked_of(method))
+        if not answers.wanted:
+            return choices.teacher(self.teacher, method, self.stages["distilled"].steps * self.plan.seeds)
         began = perf_counter()
-        file = (
-            None if self.plan.path is None else self.plan.path / f"soft-labels-{digest(self.teacher)[:16]}.safetensors"
-        )
-        known = hasattr(self.teacher, "state_dict")  # of a function there is nothing to know it by
-        if file is not None and file.exists() and self.plan.resume and known:
-            made = load_tensors(file)["outputs"]
-        else:
-            made = outputs(self.teacher, data, give=self.plan.call, who="teacher")
-            if self.plan.progress:
-                told = f"soft labels: {len(made)} samples, once for all seeds"
-                (self.plan.console or Console()).print(told, highlight=False)
-            if file is not None:
-                save_tensors(file, {"outputs": made})
+        answers.ask_as(choices.teacher(self.teacher, method, answers.passes))
+        made = answers.stored()
+        self._say(f"soft labels: {answers.told()}, once for all seeds")
         self.seconds["soft labels"] = [perf_counter() - began]
-        return Stored(made)
+        return made
+
+    def _say(self, told: str) -> None:
+        if self.plan.progress:
+            (self.plan.console or Console()).print(told, highlight=False, soft_wrap=True)
 
     def _trial(self, at: int, seed: int, teacher: Any) -> Trial:
         trial, material = Trial(seed), self.material
@@ -191,18 +201,25 @@ class Job:
             alone = material.student(seed)
             trial.add("alone", alone, self._train("alone", f"student alone {mark}", material.alone(alone), seed))
         student = material.student(seed)
-        method = material.method(student, teacher, seed)
-        trial.add("distilled", student, self._train("distilled", f"distil {mark}", method, seed))
+        method = material.method(student, self.teacher, seed)
+        if isinstance(method, Distillation) and "teacher" in method.frozen:
+            method.supply("teacher", teacher)
+        forms = BestForms(method, self.task, self._folder("distilled", seed))
+        result = self._train("distilled", f"distil {mark}", method, seed, forms)
+        trial.add("distilled", student, result, forms.restore(result))
         if "fine-tuned" in self.stages:
             tuned = copy.deepcopy(student)
             trial.add("fine-tuned", tuned, self._train("fine-tuned", f"fine-tune {mark}", material.alone(tuned), seed))
         trial.keep(self.task)
         return trial
 
-    def _train(self, name: str, title: str, method: Method, seed: int) -> Result:
-        folder = None if self.plan.path is None else self.plan.path / name / f"seed-{seed}"
-        bars = [Bar(title, self.plan.console)] if self.plan.progress else []
-        result = train_stage(self.material, name, method, seed, folder=folder, resume=self.plan.resume, callbacks=bars)
+    def _folder(self, name: str, seed: int) -> Path | None:
+        return None if self.plan.path is None else self.plan.path / name / f"seed-{seed}"
+
+    def _train(self, name: str, title: str, method: Method, seed: int, *more: Callback) -> Result:
+        listening = [*([Bar(title, self.plan.console)] if self.plan.progress else []), *more]
+        folder, resume = self._folder(name, seed), self.plan.resume
+        result = train_stage(self.material, name, method, seed, folder=folder, resume=resume, callbacks=listening)
         self.seconds.setdefault(name, []).append(result.seconds)
         return result
 
@@ -211,7 +228,8 @@ class Job:
     def _conclude(self, trials: Sequence[Trial]) -> Distilled:
         """Measure everything once, and hand on the student of the best seed by validation."""
         measured_on = "test" if "test" in self.data else "valid"
-        evidence = Evidence(self.task, self.data[measured_on], self.teacher, trials, self.seconds, self.plan.call)
+        data, give = self.data[measured_on], self.plan.call
+        evidence = Evidence(self.task, data, self.teacher, trials, self.seconds, give, self._views())
         told = quality(evidence)
         table = rows(evidence, told, costs(evidence))
         accepted, reasons = decide(self.material.conditions, table)
@@ -231,3 +249,12 @@ class Job:
             recipe=self.plan.told(self.task, self.material.batch_size),
             evidence=evidence,
         )
+
+    def _views(self) -> tuple[View, ...]:
+        """Which layers the method compares, by one that is made for the question: those that trained may have read a table."""
+        device = device_of(self.teacher)
+        with preserved():
+            method = self.material.method(self.material.student(), self.teacher).to(device)
+            example = self.material.example.to(device)
+            method.dry_run(example)
+            return views(method, self.teacher, example)

@@ -8,7 +8,7 @@ import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -26,7 +26,7 @@ from understudy.tasks import TASKS, Task, infer
 from understudy.teachers.named import named_model
 from understudy.teachers.weights import load_weights
 
-__all__ = ["Material", "Stage"]
+__all__ = ["Material", "Precision", "Stage"]
 
 BATCH_SIZE = 64
 FINE_TUNING = 0.1  # share of the distillation's steps, and of its learning rate
@@ -50,6 +50,24 @@ class Stage:
     share: float = 1.0
 
 
+@dataclass(frozen=True)
+class Precision:
+    """In which precision students learn.
+
+    Attributes:
+        name: as :class:`~understudy.Settings` has it.
+        told: why.
+    """
+
+    name: Literal["fp32", "bf16", "fp16"]
+    told: str = "as asked"
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether images have their channels innermost: the kernels of the short formats are made for it."""
+        return self.name != "fp32"
+
+
 class Material:
     """A plan's words made into things.
 
@@ -61,10 +79,12 @@ class Material:
         hard: the labelled part of train; None if nothing is labelled.
         conditions: for the kept student to be accepted.
         batch_size: samples of a step.
+        precision: in which the students learn; float32 until something else was chosen.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.precision = Precision(cast("Any", "fp32" if plan.precision == "auto" else plan.precision))
         self.data = {name: Examples.read(part, name) for name, part in plan.data.items()}
         self.teacher = _teacher(plan)
         self.task = self._task(plan.task)
@@ -126,7 +146,7 @@ class Material:
         """The same job for another method: data, teacher and starts are shared."""
         other = copy.copy(self)
         other.plan = dataclasses.replace(self.plan, method=method, options=options)
-        for name in ("stages", "softens"):  # what was worked out from the plan
+        for name in ("stages",):  # what was worked out from the plan
             vars(other).pop(name, None)
         return other
 
@@ -157,11 +177,6 @@ class Material:
             found.insert(0, Stage("teacher", taught, plan.teacher_epochs * self.steps_an_epoch(taught), 1))
         return {stage.name: stage for stage in found}
 
-    @functools.cached_property
-    def softens(self) -> bool:
-        """Whether the teacher's answers can be asked once and kept: they depend on the sample alone."""
-        return self.plan.method == "kd" and self.data["train"].source.is_fixed()
-
     def steps_an_epoch(self, data: Examples) -> int:
         """Steps in which each sample is seen once."""
         return -(-data.samples // self.batch_size)
@@ -169,6 +184,7 @@ class Material:
     def settings(self, stage: Stage, seed: int) -> Settings:
         """Those of one training."""
         own = self.plan.teacher_optimizer if stage.name == "teacher" else None
+        precision = self.precision if stage.name != "teacher" else Precision("fp32")
         optimizer = own or self.plan.optimizer
         every = max(1, min(self.steps_an_epoch(self.data["train"]), stage.steps // 10))
         return Settings(
@@ -176,6 +192,10 @@ class Material:
             batch_size=self.batch_size,
             optimizer=optimizer.at(stage.share),
             seed=seed,
+            draws=self.plan.draws,
+            data_seed=self.plan.seed,  # so that students of all seeds see the same views
+            precision=precision.name,
+            channels_last=precision.channels_last,
             validate_every=every,
             best=self.task.metric,
             best_is=self.task.best_is,

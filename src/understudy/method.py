@@ -234,6 +234,14 @@ class Distillation(Method):
         watched = {name: batch.mean(fn(*(read[a].detach() for a in at))) for name, (fn, at) in watch.items()}
         return Move(self._sum(parts, bool(asking)), player, parts, watched)
 
+    def supply(self, name: str, model: Any) -> None:
+        """Read a frozen model elsewhere from now on: an ``Inference`` of it, or a table of what it puts out."""
+        self.reader.supply(name, model)
+        self.frozen[name] = self.reader.models[name]
+        self.reader.check(
+            [a for t in self._terms() for a in t.addresses] + [a for _, at in self.watch.values() for a in at]
+        )
+
     def _sum(self, parts: Mapping[str, Part], asked: bool) -> Tensor:
         if not asked:  # nothing but losses of labels, and this batch has none
             return torch.zeros((), requires_grad=True)

@@ -1,13 +1,14 @@
-"""Eval mode for a while."""
+"""A model in another mode for a while, and then as it was found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
-__all__ = ["evaluating"]
+__all__ = ["as_found", "evaluating"]
 
 
 @contextmanager
@@ -26,3 +27,20 @@ def _set(modes: Iterable[tuple[nn.Module, bool]]) -> None:
     for module, mode in modes:
         if module.training != mode:  # to set an attribute of a module is slow, and mostly there is nothing to change
             module.training = mode
+
+
+def as_found(model: nn.Module) -> Callable[[], None]:
+    """How to give a model's modules back the mode, and its tensors the layout in memory, that they have now."""
+    modes = [(module, module.training) for module in model.modules()]
+    # What fully_shard made of a parameter has a layout of its own.
+    layouts = [(p, p.stride()) for p in model.parameters() if p.ndim == 4 and not hasattr(p, "device_mesh")]
+
+    def put_back() -> None:
+        _set(modes)
+        for parameter, stride in layouts:
+            if parameter.stride() != stride:
+                parameter.data = torch.empty_strided(
+                    parameter.shape, stride, dtype=parameter.dtype, device=parameter.device
+                ).copy_(parameter.data)
+
+    return put_back

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from understudy.errors import InputError
+from understudy.errors import InputError, choices
 from understudy.examples import Examples
 from understudy.export import run_onnx, to_onnx, write_folder
 from understudy.pages import PAGE, Outcome, contents, write_page
@@ -86,19 +86,33 @@ class Distilled(Outcome):
         plain: dict[str, Any] = strict(told)
         return plain
 
-    def export(self, path: str | Path, *, preprocessing: Mapping[str, Any] | None = None) -> dict[str, float]:
+    def form(self, name: str) -> nn.Module:
+        """Another form of the distilled student of the seed that is handed on: see :mod:`understudy.forms`.
+
+        Raises: InputError if the method offers no such form.
+        """
+        forms = next(trial.forms for trial in self.evidence.trials if trial.seed == self.seed)
+        if name not in forms:
+            raise InputError(f"form: the student has no form {name!r}. {choices(name, forms)}")
+        return forms[name]
+
+    def export(
+        self, path: str | Path, *, preprocessing: Mapping[str, Any] | None = None, form: str | None = None
+    ) -> dict[str, float]:
         """Write the student for deployment: as an ONNX file, or as a folder with model, preprocessing and ``predict.py``.
 
         Args:
             path: ends in ``.onnx`` for the file alone; anything else is the folder. Needs ``understudy[onnx]``.
             preprocessing: what ``predict.py`` is to do to raw inputs: ``layout``, ``scale``, ``mean``, ``std``; see
                 :func:`understudy.export.write_folder`. By default inputs are those that the student was trained on.
+            form: another form of the student, such as "with hint", in its place.
 
         Returns: largest error and agreement against the student on up to 256 samples, and the task's figures of the file
             on the data that the table was made on.
         Raises: InputError if the model cannot be exported, or if the file does not do what the student does.
         """
-        return deploy(Path(path), self.student, self.evidence.data, self.task, self.classes, preprocessing)
+        model = self.student if form is None else self.form(form)
+        return deploy(Path(path), model, self.evidence.data, self.task, self.classes, preprocessing)
 
 
 def deploy(

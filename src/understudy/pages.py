@@ -15,6 +15,7 @@ from understudy.environment import environment
 from understudy.errors import CorruptError, InputError
 from understudy.evaluate import STAGES, Evidence
 from understudy.examples import outputs
+from understudy.likeness import likenesses
 from understudy.measure import calibration
 from understudy.tasks import Task
 from understudy.writing import make_folder, read_json, strict, write_text
@@ -105,6 +106,7 @@ def contents(outcome: Outcome) -> dict[str, Any]:
         "columns": _columns(outcome),
         "rows": [_row(strict(row)) for row in outcome.rows],
         "curves": _curves(outcome),
+        "layers": _layers(outcome),
         "recipe": dict(outcome.recipe),
         "environment": environment(torch.device("cpu")),
     }
@@ -201,6 +203,25 @@ def _classified(outcome: Outcome) -> dict[str, Any]:
             for i, shown in zip(apart, _shown(evidence, apart), strict=True)
         ],
     }
+
+
+def _layers(outcome: Outcome) -> list[dict[str, Any]]:
+    """How like the layers are that the method compares, with each sample as it is shown elsewhere."""
+    told = likenesses(outcome.evidence)
+    labels = outcome.evidence.data.labels
+    classes = None if labels is None or labels.ndim > 1 or labels.is_floating_point() else labels
+    for view in told:
+        ids = [sample["sample"] for sample in view.get("samples", ())]
+        for sample, shown in zip(view.get("samples", ()), _shown(outcome.evidence, ids), strict=True):
+            label = None if classes is None else _class(classes[sample["sample"]], outcome.classes)
+            sample |= {**shown, "label": label}
+        if "of" in view:
+            view["labels"] = None if classes is None else [_class(classes[i], outcome.classes) for i in view["of"]]
+    return told
+
+
+def _class(label: Tensor, classes: Sequence[str] | None) -> str | None:
+    return _named(label, [str(c) for c in classes]) if classes else str(int(label)) if int(label) >= 0 else None
 
 
 def _shown(evidence: Evidence, ids: Sequence[int]) -> list[dict[str, Any]]:

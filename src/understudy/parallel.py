@@ -34,6 +34,7 @@ __all__ = [
     "rank",
     "ranks",
     "start",
+    "started",
     "sum_over_ranks",
     "sync_batch_norm",
 ]
@@ -42,9 +43,14 @@ HANG_TIMEOUT = timedelta(minutes=10)
 LAST_WORDS_S = 2.0
 
 
+def started() -> int:
+    """The number of processes that ``torchrun`` started, whether they have joined or not."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def start(device: torch.device) -> None:
     """Join the process group if ``torchrun`` started this process and nobody has joined yet."""
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1 or dist.is_initialized():
+    if started() == 1 or dist.is_initialized():
         return
     if str(device) == "cuda":  # whichever it is
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())

@@ -15,6 +15,7 @@ from understudy import methods
 from understudy.batch import Call, call
 from understudy.errors import CorruptError, InputError, choices, raise_all
 from understudy.folder import Lock
+from understudy.inference import WAYS
 from understudy.method import Method
 from understudy.optimize import Optim
 from understudy.state import compare
@@ -53,6 +54,10 @@ class Plan:
     teacher_data: Any
     teacher_weights: str | Path | None
     teacher_optimizer: Optim | None
+    teacher_run: str
+    store: str | Path | None
+    draws: int | None
+    precision: str
     fine_tune: bool
     accept: Mapping[str, str] | None
     classes: Sequence[str] | None
@@ -68,12 +73,12 @@ class Plan:
         raise_all(InputError, [*self._wrong_numbers(), *self._wrong_method(), *self._wrong_kinds()])
 
     def _wrong_numbers(self) -> list[str]:
-        least = {"epochs": 1, "seed": 0, "seeds": 1, "batch_size": 1, "teacher_epochs": 0}
+        least = {"epochs": 1, "seed": 0, "seeds": 1, "batch_size": 1, "teacher_epochs": 0, "draws": 1}
         given = {name: getattr(self, name) for name in least}
         return [
             f"distill: {name}={value!r} must be a whole number, {least[name]} or above."
             for name, value in given.items()
-            if not (name == "batch_size" and value is None)
+            if not (name in ("batch_size", "draws") and value is None)
             and (isinstance(value, bool) or not isinstance(value, int) or value < least[name])
         ]
 
@@ -98,6 +103,9 @@ class Plan:
     def _wrong_kinds(self) -> list[str]:
         problems = []
         folder, accept, classes = self._as_given("folder", "accept", "classes")
+        for name, allowed in (("teacher_run", ["auto", *WAYS]), ("precision", ["auto", "fp32", "bf16", "fp16"])):
+            if (given := getattr(self, name)) not in allowed:
+                problems.append(f"distill: {name}={given!r}. {choices(given, allowed)}")
         problems += [
             f"distill: {name}={optimizer!r} is not an Optim, such as us.Optim('AdamW', lr=1e-3)."
             for name in ("optimizer", "teacher_optimizer")

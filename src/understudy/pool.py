@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from understudy.batch import Batch, ModelInputs
 from understudy.data.labels import absent
+from understudy.data.order import seed_of
 from understudy.errors import InputError, choices, raise_all
 from understudy.source import Source, _Columns, sized, source_of
 
@@ -41,11 +42,13 @@ def with_unlabelled(labelled: Any, unlabelled: Any) -> Source:
         sized(unlabelled, "with_unlabelled: unlabelled", lack="has no ids"),
     )
     if isinstance(parts[0].dataset, _Columns) and isinstance(parts[1].dataset, _Columns):
-        raws = [part.dataset.rows(torch.arange(part.samples)) for part in parts]
+        raws = [part.dataset.batch(torch.arange(part.samples)) for part in parts]
         return source_of(_join(raws, raws[0], torch.arange(sum(p.samples for p in parts))))  # type: ignore[return-value]
     example = parts[0].fetch([(0, 0)], 0)
-    pool = _Pool(parts, example)
-    source = Source(len(pool), pool, pool.collate, parts[0].batch_size)
+    own = any(part._own is not None and part.may_vary for part in parts)
+    pool = _PoolOfViews(parts, example) if own else _Pool(parts, example)
+    collate = default_collate if own else pool.collate
+    source = Source(len(pool), pool, collate, parts[0].batch_size)
     source.fetch([(0, 0), (0, parts[0].samples)], 0)  # so that what does not go together is told now
     return source
 
@@ -72,6 +75,23 @@ class _Pool(Dataset[Any]):
             for part, mine in zip(self.parts, places, strict=True)
         ]
         return _join(raws, self.example, torch.tensor(places[0] + places[1]).argsort())
+
+
+class _PoolOfViews(_Pool):
+    """The same where a source makes its own batches, whose views go by draw and seed."""
+
+    random = True
+
+    def batch(self, ids: Tensor, draw: int, seed: int) -> Any:
+        """A batch of both, each source's samples under the ids that they have there."""
+        first = self.parts[0].samples
+        where = [(ids < first).nonzero().flatten(), (ids >= first).nonzero().flatten()]
+        own, seeds = (ids[where[0]], ids[where[1]] - first), (seed, seed_of(seed, "unlabelled"))
+        raws = [
+            part.rows(mine, draw, of_its_own) if len(mine) else None
+            for part, mine, of_its_own in zip(self.parts, own, seeds, strict=True)
+        ]
+        return _join(raws, self.example, torch.cat(where).argsort())
 
 
 def _join(raws: Sequence[Any], example: Any, order: Tensor) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from understudy.data.order import preserved
 from understudy.errors import InputError, raise_all
 from understudy.examples import Examples, device_of, outputs
+from understudy.forms import forms_of
 from understudy.material import Material
 from understudy.measure import parameters
 from understudy.method import Method
@@ -123,6 +124,8 @@ def check_method(material: Material, student: nn.Module) -> None:
         readings = method.to(device_of(student)).dry_run(batch.to(device_of(student)))
     wrong = [f"{r.term}: its value is {r.value} before any training." for r in readings if not math.isfinite(r.value)]
     raise_all(InputError, wrong)
+    for name, form in forms_of(method).items():
+        outputs(form, material.data["train"].few(2), give=material.plan.call, who=f"student {name}")
 
 
 def _check_wishes(material: Material, student: nn.Module) -> None:

@@ -8,7 +8,7 @@ back after it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,9 +19,11 @@ from torch.distributed.tensor import DTensor, Partial
 from understudy.address import BATCH, Address
 from understudy.batch import Batch, Call, call, tensors
 from understudy.errors import AddressError, InputError, TapError, choices, raise_all
+from understudy.inference import Inference
 from understudy.lookup import named_tensor, read_batch
 from understudy.modes import evaluating
 from understudy.taps import Caught, Tapped, compiled_in_place
+from understudy.teachers.stored import Stored
 
 __all__ = ["Reader", "reshard", "unwrap"]
 
@@ -60,6 +62,7 @@ class Reader:
         self.models = {name: unwrap(model) for name, model in models.items()}
         self.trained = tuple(trained)
         self.call = call
+        self._asked = {name: model for name, model in models.items() if isinstance(model, Inference)}
         self._compiled = {name for name, model in models.items() if compile or _user_compiled(model)}
         self._tapped: dict[tuple[str, frozenset[str]], Tapped] = {}
         _refuse_wrappers(self.models)
@@ -67,6 +70,14 @@ class Reader:
     def __getstate__(self) -> dict[str, Any]:
         # A copy makes hooks of its own: a copied one would write into the original's lists.
         return {**self.__dict__, "_tapped": {}}
+
+    def supply(self, name: str, model: Any) -> None:
+        """Read another model under a name from now on, such as a table of what the first one puts out."""
+        self.models[name] = unwrap(model)
+        self._asked.pop(name, None)
+        if isinstance(model, Inference):
+            self._asked[name] = model
+        self._tapped = {key: tapped for key, tapped in self._tapped.items() if key[0] != name}
 
     def run_of(self, address: Address) -> tuple[str, str | None] | None:
         """Which run of which model gives what is at an address: (model, view); None if it needs none."""
@@ -97,11 +108,11 @@ class Reader:
             else:
                 runs.setdefault((self._name(address), address.view), []).append(address)
         for (name, view), asked in runs.items():
-            # A table of stored outputs looks its rows up by the batch's index.
-            whole = getattr(self.models[name], "reads_batch", False)
-            output, caught = self._run(
-                name, asked, batch if whole else batch.view(view), _direct if whole else self.call
-            )
+            model = self.models[name]
+            if isinstance(model, Stored):
+                values |= model.at(batch, asked)
+                continue
+            output, caught = self._run(name, asked, batch.view(view))
             for address in asked:
                 found = output if address.tap is None else _one_call(address, caught[address.tap])
                 tensor = named_tensor(found, address)
@@ -110,19 +121,22 @@ class Reader:
                 values[address] = tensor.detach() if address.stop else tensor
         return values
 
-    def _run(self, name: str, asked: Sequence[Address], inputs: Any, call: Call) -> tuple[Any, dict[str, list[Caught]]]:
+    def _run(self, name: str, asked: Sequence[Address], inputs: Any) -> tuple[Any, dict[str, list[Caught]]]:
         model = self.models[name]
         taps = frozenset(a.tap for a in asked if a.tap)
         graded = frozenset(a.tap for a in asked if a.tap and not a.stop)
+        through = torch.is_grad_enabled() and any(t.requires_grad for t in tensors(inputs))
+        if name in self._asked and name not in self.trained and not through:
+            with torch.no_grad():
+                return self._asked[name].read(self.call, inputs, taps, name=name)
         tapped = self._tapped.get((name, taps))
         if tapped is None:
             tapped = self._tapped[name, taps] = Tapped(name, model, taps, name in self._compiled)
         if name in self.trained:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not all(a.stop for a in asked)):
-                return tapped(call, inputs, graded)
-        through = torch.is_grad_enabled() and any(t.requires_grad for t in tensors(inputs))
+                return tapped(self.call, inputs, graded)
         with _frozen(model, through), torch.set_grad_enabled(through):
-            return tapped(call, inputs, graded)
+            return tapped(self.call, inputs, graded)
 
     def _parameter(self, address: Address) -> Tensor:
         name = self._name(address)
@@ -145,10 +159,12 @@ class Reader:
         name = self._name(address)
         if name not in self.models:
             return f"address '{address}': there is no model {address.model!r}. {choices(address.model, [*self.models, BATCH])}"
+        model = self.models[name]
+        if isinstance(model, Stored):
+            return model.lacks(address)
         part = address.module if address.module is not None else address.parameter
         if part is None:
             return None
-        model = self.models[name]
         if not isinstance(model, nn.Module):
             return (
                 f"address '{address}': {address.model} is a {type(model).__name__} that gives its last output only; "
@@ -162,11 +178,9 @@ class Reader:
         return f"address '{address}': {address.model} has no {kind} {part!r}. {choices(part, names)}"
 
 
-def _direct(model: Callable[..., Any], inputs: Any) -> Any:
-    return model(inputs)
-
-
 def _user_compiled(model: Any) -> bool:
+    if isinstance(model, Inference):
+        return False
     return unwrap(model) is not model or (isinstance(model, nn.Module) and compiled_in_place(model))
 
 

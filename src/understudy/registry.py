@@ -91,12 +91,46 @@ class Entry:
         return {option.name: option for option in found if option.name not in hidden}
 
     @property
-    def summary(self) -> str:
-        """The first line of its docstring; of an optimizer, whose class is torch's, its name there."""
+    def docstring(self) -> str:
+        """As it is written; of an optimizer, whose class is torch's, its name there."""
         if self.kind == "optimizer":
             return f"torch.optim.{self.name}."
-        made = self.make.func if isinstance(self.make, functools.partial) else self.make
-        return (inspect.getdoc(made) or "").partition("\n")[0].replace("``", "`")
+        return inspect.getdoc(self.make.func if isinstance(self.make, functools.partial) else self.make) or ""
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring, as text."""
+        line = self.docstring.partition("\n")[0]
+        return re.sub(r":\w+:(`)~?([^`]*\.)?", r"\1", line).replace("``", "`")
+
+    @property
+    def family(self) -> str:
+        """What kind of method it is, by the docstring's ``Family:``; empty where it does not say."""
+        found = re.search(r"^Family: (.+)\.$", self.docstring, re.MULTILINE)
+        return found[1] if found else ""
+
+    @property
+    def paper(self) -> str:
+        """Who has written it, when and where: the first paper of the docstring's ``Source:``; empty where there is none."""
+        found = re.search(r"^Source: (.*(?:\n +.*)*)", self.docstring, re.MULTILINE)
+        return _paper(" ".join(found[1].split())) if found else ""
+
+
+def _paper(source: str) -> str:
+    """The first paper that a source names.
+
+    >>> _paper("Yun et al. 2020 (CS-KD), arXiv:2003.13964; numbers as in its code.")
+    'Yun et al. 2020 (CS-KD), arXiv:2003.13964'
+    >>> _paper("the binary case of You & Me 2017, KDD, section 3.")
+    'You & Me 2017, KDD'
+    """
+    authors = r"[A-Z][\w-]*(?: et al\.| (?:&|and) [A-Z][\w-]*)? \d{4}(?: \([^)]+\))?"
+    by = re.search(authors, source)
+    if by is None:
+        return ""
+    more = re.split(f";|{authors}", source[by.end() :])[0].rstrip(".").split(", ")
+    number = [part for part in more if part.startswith("arXiv:")]
+    return ", ".join([by[0], *(number or more[1:2])[:1]])
 
 
 def options_of(make: Callable[..., Any], *, named_only: bool = False) -> Iterator[Option]:

@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from understudy.answers import Answers, asked_of
 from understudy.batch import Batch
 from understudy.callbacks import Callback
 from understudy.data.order import preserved
@@ -28,7 +29,7 @@ from understudy.method import Distillation, Method
 from understudy.modes import evaluating
 from understudy.progress import START, Progress
 from understudy.projectors import Projector
-from understudy.teachers.stored import Stored
+from understudy.teachers.stored import InMemory, Stored
 from understudy.term import Term
 
 __all__ = ["Clock", "Cost", "Model", "Rehearsal", "TermSeen", "memory_of_step", "rehearse"]
@@ -204,11 +205,12 @@ def _cost(material: Material) -> Cost:
             disk += stage.runs * _bytes_in(Path(folder))
     began = perf_counter()
     few = material.data["train"].few(material.batch_size)
-    taught = outputs(material.teacher, few, give=material.plan.call, who="teacher")
+    outputs(material.teacher, few, give=material.plan.call, who="teacher")
     labelling = (perf_counter() - began) * material.data["train"].samples / few.samples
-    if material.softens:
-        seconds["soft labels"] = labelling
-        disk += taught[:1].nbytes * material.data["train"].samples
+    answers = _answers(material)
+    if answers is not None:
+        seconds["soft labels"] = labelling * answers.draws
+        disk += answers.bytes()
     disk += 3 * _bytes(material.student())  # its weights, and twice what is deployed
     disk += _bytes(material.teacher) if "teacher" in material.stages else 0
     parts = (getattr(part.source.dataset, "tensors", ()) for part in material.data.values())  # what is in memory
@@ -222,11 +224,19 @@ def _method_of(material: Material, stage: str) -> Method:
         return material.alone(copy.deepcopy(material.teacher))
     if stage != "distilled":
         return material.alone(material.student())
-    teacher = material.teacher
-    if material.softens:  # no teacher runs in a step, but a table is looked up
-        data = material.data["train"]
-        teacher = Stored(outputs(teacher, data.few(1), give=material.plan.call).expand(data.samples, -1))
-    return material.method(material.student(), teacher)
+    method, answers = material.method(material.student(), material.teacher), _answers(material)
+    if answers is not None and isinstance(method, Distillation):  # no teacher runs in a step, but a table is looked up
+        one = answers.ask(torch.tensor([0]), 0)
+        rows = answers.draws * material.data["train"].samples
+        table = InMemory({name: t.expand(rows, *t.shape[1:]) for name, t in one.items()}, answers.draws)
+        method.supply("teacher", Stored(table, fixed=answers.fixed))
+    return method
+
+
+def _answers(material: Material) -> Answers | None:
+    """What the job would ask its teacher beforehand, if it would."""
+    answers = Answers(material, material.teacher, asked_of(material.method(material.student(), material.teacher)))
+    return answers if answers.wanted else None
 
 
 def _pace(material: Material, method: Method, stage: Stage, folder: Path) -> float:

@@ -30,8 +30,11 @@ class Settings:
         accumulate: micro-batches into which each rank splits its part of a step.
         optimizer: one for all players, or one for each by its name.
         precision: "fp32" leaves the models' own dtype alone; "bf16" and "fp16" compute the forward under autocast.
+        channels_last: lay images and convolutions out with the channels innermost while training.
         ema: decay of a moving average of the student, which is then what is validated and kept; None for none.
         seed: of the order of the data and of everything random.
+        data_seed: of what is random in a sample, such as its crop; ``seed`` by default. Runs that share it see the same views.
+        draws: views of each sample that the epochs go through in turn; None draws a new one each epoch.
         drop_last: leave out an epoch's last, smaller batch.
         workers: processes that load data; the batches are the same with any number.
         device: "cpu", "cuda", ...; None takes the GPU if there is one.
@@ -51,8 +54,11 @@ class Settings:
     accumulate: int = 1
     optimizer: Optim | Mapping[str, Optim] = field(default_factory=Optim)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
     ema: float | None = None
     seed: int = 0
+    data_seed: int | None = None
+    draws: int | None = None
     drop_last: bool = False
     workers: int = 0
     device: str | None = None
@@ -68,8 +74,8 @@ class Settings:
         problems = []
         if (self.epochs is None) == (self.steps is None):
             problems.append(f"settings: epochs={self.epochs} and steps={self.steps}: give one of the two.")
-        least = dict.fromkeys(("epochs", "steps", "batch_size", "accumulate", "validate_every", "patience"), 1)
-        least |= {"save_every": 1, "keep": 1, "log_every": 1, "workers": 0, "seed": 0}
+        least = dict.fromkeys(("epochs", "steps", "batch_size", "accumulate", "validate_every", "patience", "draws"), 1)
+        least |= {"save_every": 1, "keep": 1, "log_every": 1, "workers": 0, "seed": 0, "data_seed": 0}
         for name, least_value in least.items():
             value = getattr(self, name)
             if value is None:
@@ -101,6 +107,11 @@ class Settings:
         if player not in self.optimizer:
             raise InputError(f"settings: no optimizer for player {player!r}. Given: {', '.join(self.optimizer)}.")
         return self.optimizer[player]
+
+    @property
+    def seed_of_samples(self) -> int:
+        """The seed of what is random in samples."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     def on(self) -> torch.device:
         """The device; raises MachineError if this machine has no such one."""

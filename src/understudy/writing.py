@@ -137,10 +137,10 @@ def strict(value: Any) -> Any:
     return [strict(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file whole or not at all."""
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file whole or not at all; ``metadata`` are words for its header."""
     with _replacing(Path(path), sum(t.nbytes for t in tensors.values())) as new:
-        safetensors.torch.save_file(plain(tensors), new)
+        safetensors.torch.save_file(plain(tensors), new, metadata)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

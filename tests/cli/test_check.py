@@ -1,3 +1,4 @@
+import importlib.util
 import json
 from pathlib import Path
 
@@ -75,6 +76,23 @@ def test_a_value_that_is_laid_over_is_checked_and_named() -> None:
     assert told.code == 2
     assert told.err.startswith("--set 'method.temprature=2': ")
     assert "Did you mean 'temperature'?" in told.err
+
+
+@pytest.mark.parametrize(("key", "lacking"), [("report", "jinja2"), ("export", "onnxscript")])
+def test_packages_that_the_page_or_the_export_lack_are_told(
+    key: str, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "needs a package" not in call("check", "digits").out
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == lacking else find(name, *rest))
+    told = call("check", "digits")
+    assert told.code == 0
+    assert f"{key} needs a package that is not installed. Fix: pip install 'understudy[" in told.out
+    assert "Until then there is none." in told.out
+    assert len(json.loads(call("check", "digits", "--json").out)["missing"]) == 1
+    asked = call("check", "digits", "--set", {"report": "report=true", "export": "export=deploy"}[key], "--json")
+    assert asked.code == 4
+    assert json.loads(asked.out)["problems"][0].startswith(f"--set '{key}=")
 
 
 def test_a_runs_folder_can_be_checked(run: Path) -> None:

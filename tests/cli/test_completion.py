@@ -8,6 +8,7 @@ from typing import Any
 import click
 import pytest
 
+from understudy import methods
 from understudy.cli import program
 from understudy.cli.listing import KINDS
 from understudy.recipe.ready import ready, templates
@@ -50,7 +51,8 @@ def test_verbs_options_and_names_are_completed(shell: str, monkeypatch: pytest.M
     assert asked("list", "") == {*KINDS, "recipes", "layers"}
     assert asked("list", "layers", "digits-h") == {"digits-hints"}
     assert asked("list", "recipes", "c") == {"csv"}
-    assert asked("list", "losses", "k") == set()
+    assert asked("list", "methods", "k") == {name for name in methods.__all__ if name.startswith("k")} >= {"kd"}
+    assert asked("list", "optimizers", "S") == set()
     assert asked("init", "") == templates().keys()
     assert asked("data", "di") == {"diabetes", "digits", "digits-attributes"}
     assert asked("eval", "runs/x", "--on", "") == {"train", "valid", "test"}

@@ -1,10 +1,11 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from understudy.cli.listing import KINDS
+from understudy.cli.listing import HOMES, KINDS, _names
 from understudy.recipe.ready import ready
 from understudy.registry import entries
 
@@ -28,6 +29,7 @@ def test_every_kind_names_each_entry_with_a_line_of_its_own(what: str) -> None:
     assert [row["name"] for row in rows] == [e.name for e in known]
     assert all(f"\n {row['name']} " in told.out for row in rows)
     assert all(row["told"] and "``" not in row["told"] for row in rows)
+    assert not [row["told"] for row in rows if re.search(r":\w+:`", row["told"])]  # no markup
 
 
 @pytest.mark.parametrize("what", KINDS)
@@ -39,6 +41,57 @@ def test_every_entry_tells_its_options(what: str) -> None:
         assert {o["option"] for o in options} <= set(row["options"].split(", "))
         assert all(f"\n  {o['option']} " in told.out for o in options)
         assert "None" not in told.out.replace("None does not clip", "")
+
+
+FAMILIES = {
+    "response", "feature", "attention", "transformer", "relation", "contrastive", "graph", "self", "online", "adversarial",
+    "robust", "data-free", "GAN", "several teachers", "domain", "baseline",
+}  # fmt: skip
+
+
+def without_origin(rows: list[dict[str, Any]]) -> list[str]:
+    """Methods that do not say whose they are, or of what kind."""
+    paper = re.compile(r"[A-Z].* (19|20)\d\d( \(.+\))?, .+")
+    known = [
+        r["name"] for r in rows if r["family"] in FAMILIES and (paper.fullmatch(r["paper"]) or r["name"] == "alone")
+    ]
+    return [row["name"] for row in rows if row["name"] not in known]
+
+
+def test_sixty_methods_and_more_tell_their_paper_and_their_family() -> None:
+    rows = listed("methods")
+    assert len(rows) >= 60
+    assert without_origin(rows) == []
+    assert {row["family"] for row in rows} == FAMILIES
+    by_name = {row["name"]: row for row in rows}
+    assert (by_name["kd"]["family"], by_name["kd"]["paper"]) == ("response", "Hinton et al. 2015, arXiv:1503.02531")
+    # The control: one of no known family, and one whose paper cannot be read.
+    assert without_origin([{**by_name["kd"], "family": "soft"}, {**by_name["dkd"], "paper": "its code"}]) == [
+        "kd",
+        "dkd",
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_table_of_methods_fits_the_screen(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    told = call("list", "methods").out
+    assert max(map(len, told.splitlines())) <= width
+    assert ("Soft labels beside hard ones." in told) == (width == 140)
+    assert re.search(r"\n kd +response +Hinton et al. 2015,", told)
+    assert re.search(r"\n specialists +several teachers +Vongkulbhisal et al. 2019,", told)
+
+
+def test_one_method_and_one_loss_tell_theirs_too() -> None:
+    assert "\nself; Yun et al. 2020 (CS-KD), arXiv:2003.13964\n" in call("list", "methods", "cs_kd").out
+    assert "\nZhao et al. 2022, arXiv:2203.08679\n" in call("list", "losses", "dkd").out
+    told = listed("methods", "cs_kd")
+    assert (told["family"], told["paper"]) == ("self", "Yun et al. 2020 (CS-KD), arXiv:2003.13964")
+
+
+@pytest.mark.parametrize("what", HOMES)
+def test_the_shell_is_told_the_names_of_the_registry(what: str) -> None:
+    assert _names(what) == [row["name"] for row in listed(what)]
 
 
 def test_an_option_says_what_it_is_and_what_stands_if_it_is_not_given() -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -154,6 +155,28 @@ def fsp_loops(first: list[Grid], later: list[Grid], other: list[Grid], other_lat
     return mean_square(flow(first, later), flow(other, other_later))
 
 
+def kdsvd_loops(
+    first: list[Grid], later: list[Grid], other: list[Grid], other_later: list[Grid], vectors: int = 1
+) -> float:
+    def singular(maps: list[Grid], count: int) -> tuple[np.ndarray, np.ndarray]:
+        _, sizes, rows = np.linalg.svd(np.array([flat(channel) for channel in maps]).T, full_matrices=False)
+        return rows[:count], sizes[:count]
+
+    def matched(ours: list[Grid], theirs: list[Grid]) -> tuple[np.ndarray, np.ndarray]:
+        found, sizes = singular(theirs, vectors)
+        found = np.array([row if row.sum() >= 0 else -row for row in found])
+        nearest = [max(singular(ours, vectors + 3)[0], key=lambda row, to=to: abs(row @ to)) for to in found]
+        turned = np.array([row * np.sign(row @ to) for row, to in zip(nearest, found, strict=True)])
+        weight = (sizes / np.linalg.norm(sizes))[:, None]
+        return turned * weight, found * weight
+
+    def kernel(v: np.ndarray, w: np.ndarray) -> list[float]:
+        return [math.exp(-((a - b) ** 2) / 8) for x, y in zip(v, w, strict=True) for a in x for b in y]
+
+    (v, v_teacher), (w, w_teacher) = matched(first, other), matched(later, other_later)
+    return sum((a - b) ** 2 for a, b in zip(kernel(v, w), kernel(v_teacher, w_teacher), strict=True))
+
+
 def nst_loops(student: list[Grid], teacher: list[Grid]) -> float:
     def kernel(a: list[Row], b: list[Row]) -> float:
         return sum(dot(x, y) ** 2 for x in a for y in b) / (len(a) * len(b))
@@ -266,6 +289,7 @@ CASES = {
     "squared_sum": Case(pair, squared_sum_loops, learns=(0, 1), equal=same, single=False),
     "pkd": Case(maps, pkd_loops, learns=(0, 1), equal=same, batch=True, single=False),
     "fsp": Case(flows, fsp_loops, learns=(0, 1, 2, 3), equal=same_two, single=False),
+    "kdsvd": Case(flows, kdsvd_loops, learns=(0, 1, 2, 3), equal=same_two, single=False),
     "nst": Case(maps, nst_loops, learns=(0, 1), equal=same, near=1e-6, single=False),
     "cwd": Case(
         maps, cwd_loops, learns=(0, 1), options=[{"temperature": t} for t in TEMPERATURES], equal=same, single=False
@@ -332,6 +356,16 @@ CASES = {
         None,
         learns=(0, 1),
         build=lambda width: losses.FSP(),
+        single=False,
+    ),
+    "KDSVD": Case(
+        lambda rows, width, generator, scale: (
+            *flows(rows, width, generator, scale)[:2],
+            *flows(rows, width + 1, generator, scale)[:2],
+        ),
+        None,
+        learns=(0, 1),
+        build=lambda width: losses.KDSVD(),
         single=False,
     ),
 }

@@ -99,11 +99,11 @@ class Case:
         return {"input": inputs, "label": label, "index": torch.arange(rows)}
 
 
-def merged(own: Mapping[str, Case | Make]) -> dict[str, Case]:
-    """These entries, and those of the files ``method_cases_<family>.py``; a name may be there once."""
+def merged() -> dict[str, Case]:
+    """The entries of the files ``method_cases_<family>.py``; a name may be there once."""
     folder = Path(__file__).parent
     modules = [importlib.import_module(f".{f.stem}", __package__) for f in sorted(folder.glob("method_cases_*.py"))]
-    return joined([own, *(module.CASES for module in modules)])
+    return joined(module.CASES for module in modules)
 
 
 def joined(many: Iterable[Mapping[str, Case | Make]]) -> dict[str, Case]:

@@ -84,6 +84,7 @@ CASES = {
     "nst": Case(seeing(methods.nst), plain=WEIGHTLESS),
     "cwd": Case(seeing(methods.cwd), plain=WEIGHTLESS),
     "fsp": Case(seeing(methods.fsp), plain=WEIGHTLESS),
+    "kdsvd": Case(seeing(methods.kdsvd), plain=WEIGHTLESS),
     # BatchNorm of their own, which looks at the batch.
     "ab": Case(seeing(methods.ab), plain=WEIGHTLESS, per_sample=False, idle=("models.student.head",)),
     "ofd": Case(seeing(methods.ofd), plain=WEIGHTLESS, per_sample=False),

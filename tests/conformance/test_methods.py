@@ -24,17 +24,7 @@ from understudy.state import digest
 
 from .method_case import Case, joined, merged, student
 
-OWN = {
-    "alone": Case(lambda student, teacher: methods.alone(student), why_not_plain="it is plain"),
-    "kd": Case(methods.kd, plain={"alpha": 0}),
-    "fitnets": Case(
-        lambda student, teacher, **options: methods.fitnets(
-            student, teacher, student_layer="layer2", teacher_layer="layer3", **options
-        ),
-        plain={"weight": 0},
-    ),
-}
-CASES = merged(OWN)
+CASES = merged()
 every_method = pytest.mark.parametrize("name", methods.__all__)
 WEIGHTS = {"weight", "weights", "alpha", "beta", "gamma"}
 """Options of methods by which the distillation may be weighed."""

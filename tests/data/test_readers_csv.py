@@ -211,6 +211,11 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         {"label": "b"},
         "'b' has 101 different whole numbers: classes, or measured",
     ),
+    "ages": (
+        "a,b\n" + "\n".join(f"{i},{18 + i}" for i in range(30)),
+        {"label": "b"},
+        "'b' has 30 different whole numbers: classes, or measured\\? Say kind='class' or kind='value'",
+    ),
     "labels beyond the classes": (
         "a,b\n1,cat\n2,dgo\n3,dgo\n4,cow\n",
         {"label": "b", "classes": ["cat", "dogs"]},
@@ -228,6 +233,12 @@ def test_what_cannot_be_read_is_told_with_its_line(tmp_path: Path, case: str) ->
     text, options, message = WRONG[case]
     with pytest.raises(InputError, match=message):
         csv_table(written(tmp_path, text), **options)
+
+
+@pytest.mark.parametrize("numbers", [range(30), range(1, 31), range(0, 38, 2)])
+def test_whole_numbers_that_count_up_from_0_or_1_and_few_of_any_are_classes(tmp_path: Path, numbers: range) -> None:
+    table = csv_table(written(tmp_path, "a,b\n" + "\n".join(f"{n},{n}" for n in numbers)), label="b")
+    assert table.classes == tuple(str(n) for n in numbers)
 
 
 def test_numbers_with_a_comma_are_recognised(tmp_path: Path) -> None:

@@ -157,6 +157,14 @@ def test_what_cannot_work_is_refused_with_its_option(tmp_path: Path, options: di
         csv(train=path, **{"label": "answer", **options})
 
 
+def test_a_label_of_a_single_class_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, [f"{i},yes" for i in range(20)], header="age,answer")
+    with pytest.raises(
+        InputError, match=r"every label is 'yes'\. There must be two classes or more: look at the label's"
+    ):
+        csv(train=path, label="answer")
+
+
 def test_a_file_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -> None:
     people(tmp_path)
     with pytest.raises(InputError, match=r"there is no such file\. Did you mean 'train\.csv'"):

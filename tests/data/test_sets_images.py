@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from understudy.data import Augment, Pictures, Streamed
 from understudy.data.sets import images
 from understudy.errors import InputError
 from understudy.pool import with_unlabelled
@@ -90,3 +91,35 @@ def test_folders_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     flat = drawn(tmp_path, flat=3) / "flat"
     with pytest.raises(InputError, match=r"has no sub-folder for a class\. Sort the pictures"):
         images(train=flat, size=4)
+
+
+def test_pictures_are_augmented_in_training_and_elsewhere_only_normalised(tmp_path: Path) -> None:
+    root = drawn(tmp_path / "a", cat=10, dog=10)
+    plain = images(train=root, size=4)
+    parts = images(train=root, size=4, augment=Augment(crop=1, flip=True), mean=(0.1, 0.2, 0.3), std=0.5)
+    assert [part.random for part in (parts.train, parts.valid)] == [True, False]
+    made, labels = parts.valid.batch(torch.arange(4), 0, 0)
+    wanted = torch.stack([plain.valid[i][0] for i in range(4)])
+    torch.testing.assert_close(made, (wanted - torch.tensor([0.1, 0.2, 0.3])[:, None, None]) / 0.5)
+    assert labels.tolist() == list(plain.valid.labels)
+    assert parts.classes == plain.classes
+
+
+def test_pictures_that_are_only_augmented_have_the_numbers_of_those_that_are_not(tmp_path: Path) -> None:
+    root = drawn(tmp_path / "a", cat=10, dog=10)
+    plain, parts = images(train=root, size=4), images(train=root, size=4, augment=Augment(flip=True))
+    assert all(torch.equal(parts.valid[i][0], plain.valid[i][0]) for i in range(4))
+    assert torch.equal(parts.train[3][0], plain.train[3][0])  # of one shade, which a flip leaves alone
+
+
+def test_pictures_that_do_not_fit_are_decoded_each_time_and_look_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"train": drawn(tmp_path / "a", cat=10, dog=10), "size": 4, "augment": Augment(crop=2)}
+    kept = images(**options).train
+    monkeypatch.setattr("understudy.data.augment.IN_MEMORY", 0)
+    streamed = images(**options).train
+    assert (type(kept), type(streamed)) == (Pictures, Streamed)
+    for draw in range(3):
+        for one, other in zip(*(part.batch(torch.arange(16), draw, 1) for part in (kept, streamed)), strict=True):
+            assert torch.equal(one, other)

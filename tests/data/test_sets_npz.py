@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from understudy.data import Augment
 from understudy.data.sets import npz
 from understudy.errors import InputError
 from understudy.pool import with_unlabelled
@@ -119,3 +120,29 @@ def test_a_class_that_only_the_test_has_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train has no sample of class 2\. Add some"):
         npz(train=path, inputs="x_{part}", label="y_{part}")
     assert npz(train=in_one(tmp_path), inputs="x_{part}", label="y_{part}").test is not None  # the control
+
+
+@pytest.mark.parametrize("shape", [(20, 3, 6, 6), (20, 6, 6, 3), (20, 6, 6)])
+@pytest.mark.parametrize("inputs", ["x", ["x"]])
+def test_bytes_of_pictures_are_augmented_and_normalised(tmp_path: Path, shape: tuple[int, ...], inputs: Any) -> None:
+    x = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    path, more = saved(tmp_path / "a.npz", x=x, y=of_classes(20)), saved(tmp_path / "more.npz", x=x[:4])
+    options: dict[str, Any] = {"train": path, "inputs": inputs, "label": "y", "valid": 0.5, "unlabelled": more}
+    parts = npz(**options, augment=Augment(crop=2, flip=True), mean=0.5, std=0.25)
+    name = "input" if inputs == "x" else "x"
+    assert [len(part) for part in (parts.train, parts.valid, parts.unlabelled)] == [10, 10, 4]
+    assert [part.random for part in (parts.train, parts.valid, parts.unlabelled)] == [True, False, True]
+    plain = npz(**options).valid
+    seen = parts.valid.batch(torch.arange(10), 0, 0)
+    raw = torch.from_numpy(x[:, None] if x.ndim == 3 else x if shape[1] == 3 else x.transpose(0, 3, 1, 2)).float()
+    held = [i for i in range(20) if any(torch.equal(torch.from_numpy(x[i]), p) for p in plain[name])]
+    torch.testing.assert_close(seen[name], (raw[held] / 255 - 0.5) / 0.25)
+    assert torch.equal(seen["label"], plain["label"])
+    pooled = with_unlabelled(parts.train, parts.unlabelled)
+    assert pooled.rows(torch.arange(14), 0, 0)["label"].ge(0).sum() == 10
+
+
+def test_numbers_that_are_no_pictures_are_not_augmented(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.npz", x=rows(20), y=of_classes(20))
+    with pytest.raises(InputError, match=r"pictures: have shape \[16, 1\]|which of the fields"):
+        npz(train=path, inputs="x", label="y", augment=Augment(flip=True))

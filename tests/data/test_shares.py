@@ -142,6 +142,8 @@ def labels(train: list[int], valid: list[int]) -> dict[str, torch.Tensor]:
             "train has a label 2; allowed are 0 to 1, as classes has 2 names, and -100 for none",
         ),
         ([0, -1], [0], None, "train has a label -1; allowed are whole numbers from 0"),
+        ([0, 0], [0], None, r"data: every label is 0\. There must be two classes or more"),
+        ([0, -100], [0], ["cat"], "every label is 'cat'"),
     ],
 )
 def test_a_class_of_which_nothing_can_be_learnt_is_refused(
@@ -153,6 +155,8 @@ def test_a_class_of_which_nothing_can_be_learnt_is_refused(
 
 def test_a_class_that_may_be_among_the_unlabelled_is_not_refused() -> None:
     check_classes("data", labels([0, 1], [0, 2]), None, True)
+    check_classes("data", labels([0, -100], [0, 1]), None, False)
+    check_classes("data", labels([-100, -100], [-100]), None, True)
     check_classes("data", labels([0, 1, -100], [0, 2]), None, False)
     check_classes("data", {"train": torch.tensor([0.5]), "valid": torch.tensor([2.5])}, None, False)
 

@@ -14,6 +14,7 @@ from torch import nn
 
 import understudy as us
 from recipe.kit import SMALL, differing, examined, problems, ran, without
+from understudy.data.augment import Augment
 from understudy.data.order import preserved, seed_all
 from understudy.data.parts import Parts
 from understudy.data.sets import digits
@@ -289,3 +290,25 @@ def test_what_cannot_be_made_is_told_with_the_line_of_what_names_it(tmp_path: Pa
 
     told = problems(tmp_path, SMALL, "student={name: Broken, depth: 3}")
     assert told == ["--set 'student={name: Broken, depth: 3}': Broken: cannot be made: KeyError: 'depth'"]
+
+
+def test_data_is_augmented_as_the_recipe_says_and_the_run_is_that_of_python(tmp_path: Path) -> None:
+    data = "data: {name: digits, train: 200, valid: 100, augment: {shift: 1}, mean: 0.3, std: 0.4}"
+    recipe = SMALL.replace("data: {name: digits, train: 200, valid: 100, labelled: 100}", data)
+    made = examined(tmp_path, recipe)
+    parts = digits(train=200, valid=100, augment=Augment(shift=1), mean=0.3, std=0.4)
+    ids = torch.arange(200)
+    assert torch.equal(made.parts.train.batch(ids, 3, 1)[0], parts.train.batch(ids, 3, 1)[0])
+    assert (made.parts.train.random, made.parts.valid.random) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("augment: {shft: 1}", "r.yaml:2: data.augment: has no key 'shft'. Did you mean 'shift'?"),
+        ("augment: {crop: -1}", "r.yaml:2: augment: crop=-1 is not allowed; give a number of pixels, 0 or above."),
+        ("mean: 0.3", "r.yaml:2: pictures: std is missing; give both mean and std."),
+    ],
+)
+def test_an_augmentation_that_cannot_be_is_refused_with_its_line(tmp_path: Path, options: str, told: str) -> None:
+    assert problems(tmp_path, SMALL.replace("labelled: 100}", f"{options}}}")) == [told]

@@ -113,6 +113,8 @@ def enter(kind: str, raw: Mapping[str, Any]) -> tuple[str, Any]:
         (float | Curve, 2.0, 2.0),
         (nn.Module | None, {"name": "Linear"}, ("projector", {"name": "Linear"})),
         (Literal["a", "b"] | None, "b", "b"),
+        (Pair, {"left": 1}, Pair(left=1)),
+        (Pair | None, {"left": 1, "right": "x"}, Pair(left=1, right="x")),
     ],
     ids=str,
 )  # fmt: skip

@@ -145,6 +145,16 @@ def _begun(folder: Path) -> Path:
     return target
 
 
+def test_a_resume_where_there_is_nothing_yet_says_that_it_begins(tmp_path: Path) -> None:
+    told = []
+    for _ in range(2):
+        console = Console(record=True, width=200)
+        run(document(tmp_path, SMALL), tmp_path / "out", resume=True, console=console)
+        told.append(console.export_text())
+    note = f"{tmp_path / 'out'}: holds nothing to go on with yet. This begins at the start."
+    assert [note in text for text in told] == [True, False]
+
+
 def test_what_changes_no_weight_may_be_other_on_a_resume(tmp_path: Path) -> None:
     assert set(FREE) == {"device", "workers", "threads", "accept", "report", "export"}
     ran(tmp_path, SMALL)

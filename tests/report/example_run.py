@@ -61,6 +61,71 @@ RUN: dict[str, Any] = {
         {"image": [[[0.1, 0.2]], [[0.3, 0.4]], [[0.5, 0.6]]], "label": "cat", "teacher": "cat", "student": "chair"},
         {"text": "It has four legs.", "label": None, "teacher": "desk", "student": "chair"},
     ],
+    "layers": [
+        {
+            "kind": "heat",
+            "term": "attention_map(student.layer1, teacher.layer2)",
+            "student": "layer1",
+            "teacher": "layer2",
+            "measured": 1024,
+            "figures": {"student alone": {"mean": 0.61, "half": 0.05}, "distilled": {"mean": 0.93, "half": None}},
+            "samples": [
+                {
+                    "sample": 3,
+                    "image": [[0.0, 0.5], [0.75, 1.0]],
+                    "text": None,
+                    "label": "cat",
+                    "words": None,
+                    "maps": {
+                        "teacher": {"values": [[0.1, 0.2], [0.3, 0.9]], "likeness": None},
+                        "student alone": {"values": [[0.9, 0.2], [0.3, 0.1]], "likeness": 0.36},
+                        "distilled": {"values": [[0.2]], "likeness": 0.98},
+                    },
+                }
+            ],
+        },
+        {
+            "kind": "heat",
+            "term": "attention_relation(q, k)",
+            "student": "q, k",
+            "teacher": "q, k",
+            "measured": 20,
+            "figures": {"distilled": {"mean": 0.5, "half": 0.1}},
+            "samples": [
+                {
+                    "sample": i,
+                    "image": None,
+                    "text": "sample 0",
+                    "label": None,
+                    "words": words,
+                    "maps": {
+                        "teacher": {"values": [0.1, 0.2, 1.0, 0.0], "likeness": None},
+                        "distilled": {"values": [0.4, 0.55, 0.7, 0.8], "likeness": 0.36},
+                    },
+                }
+                for i, words in enumerate([["It", "has", "four", "legs"], None])
+            ],
+        },
+        {
+            "kind": "samples",
+            "term": "similarity(a, b)",
+            "student": "a",
+            "teacher": "b",
+            "measured": 30,
+            "figures": {"distilled": {"mean": 0.5, "half": 0.1}},
+            "labels": ["cat", "cat", "desk"],
+            "matrices": {
+                "teacher": {
+                    "values": [[1, 0.5, -0.2], [0.5, 1, 0.1], [-0.2, 0.1, 1]],
+                    "likeness": None,
+                    "within": 0.5,
+                    "between": -0.05,
+                },
+                "distilled": {"values": [[1, 0.4, 0.2], [0.4, 1, 0.1], [0.2, 0.1, 1]], "likeness": 0.9},
+            },
+        },
+        {"kind": "heat", "term": "mse(a, b)", "student": "a", "teacher": "b", "failed": "TapError: it did not run"},
+    ],
     "recipe": {"method": "kd(temperature=2)", "seeds": "0, 1"},
     "environment": {"torch": "2.13.0"},
 }
@@ -69,8 +134,19 @@ RUN: dict[str, Any] = {
 def poisoned(value: Any, place: str = "") -> Any:
     """The same data with something vicious behind every text that is shown."""
     if isinstance(value, str):
-        return value if place in ("key", "form", "better") else value + EVIL
+        return value if place in ("key", "form", "better", "kind") else value + EVIL
     if isinstance(value, dict):
-        named = place in ("calibration", "confusion", "recipe", "environment", "terms", "valid", "loss")
+        named = place in (
+            "calibration",
+            "confusion",
+            "recipe",
+            "environment",
+            "terms",
+            "valid",
+            "loss",
+            "figures",
+            "maps",
+            "matrices",
+        )
         return {k + EVIL if named else k: poisoned(v, k) for k, v in value.items()}
     return [poisoned(v) for v in value] if isinstance(value, list) else value

@@ -26,6 +26,7 @@ SECTIONS = {
     "calibration": ("calibration",),
     "confusion": ("confusion",),
     "differences": ("differences",),
+    "layers": ("layers",),
     "recipe": ("recipe",),
     "environment": ("environment",),
 }

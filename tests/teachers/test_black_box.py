@@ -95,8 +95,20 @@ def test_probabilities_become_logits_that_softmax_takes_back():
 
 def test_a_single_probability_is_that_of_yes():
     torch.testing.assert_close(
-        as_logits(torch.tensor([0.2, 0.9]), 1e-6, "mine").exp(), torch.tensor([[0.8, 0.2], [0.1, 0.9]])
+        as_logits(torch.tensor([0.2, 0.9]), "probabilities", 1e-6, "mine").exp(),
+        torch.tensor([[0.8, 0.2], [0.1, 0.9]]),
     )
+
+
+def test_independent_probabilities_become_logits_that_sigmoid_takes_back():
+    p = torch.tensor([[0.2, 0.9, 0.5], [0.9, 0.8, 0.0]])
+    made = as_logits(p, "independent", 1e-3, "mine")
+    torch.testing.assert_close(made.sigmoid(), p.clamp(1e-3, 1 - 1e-3))
+    assert as_logits(p[:, 0], "independent", 1e-3, "mine").shape == (2, 1)
+    with pytest.raises(InputError, match=r"rows that add up to 1\.6 to 1\.7, and not to 1\. Say gives='independent'"):
+        as_logits(p, "probabilities", 1e-3, "mine")
+    # The control: as classes' they would be others.
+    assert not torch.allclose(p.log().sigmoid(), p, rtol=0.1)
 
 
 def test_inputs_by_name_and_half_precision_arrive_as_arrays():
@@ -234,10 +246,12 @@ def test_the_whole_job_runs_with_an_onnx_teacher(file, tmp_path):
         data = (wild, net()(wild).argmax(-1))
     assert len(data[1].unique()) > 1
     result = us.distill(
-        net(3), Onnx(file), train=data, valid=data, epochs=1, seeds=1, fine_tune=False, progress=False, batch_size=7,
+        net(3), Onnx(file), train=data, valid=data, epochs=2, seeds=1, fine_tune=False, progress=False, batch_size=7,
         folder=tmp_path / "run",
     )  # fmt: skip
-    assert list((tmp_path / "run").glob("soft-labels-*")) != []  # known by its file, so that a resumed job finds them
+    assert (
+        list((tmp_path / "run").glob("store/shards/*.safetensors")) != []
+    )  # known by its file, so that a resumed job finds them
     assert result.rows
 
 
@@ -314,7 +328,8 @@ def test_boosted_trees_teach_by_the_same_interface(library):
         (Path("forest.joblib"), "is a path; .* runs code when it is loaded"),
         ("forest.pkl", "is a path"),
         (Constant(None), "has not been fitted"),
-        (Constant([1, 2, 3]), r"the labels \[1, 2, 3\].*fit it on 0 to 2"),
+        (Constant([1, 2, 3]), r"the labels \[1, 2, 3\].*0 to 2 in this order.*classes=\[1, 2, 3\]"),
+        (Constant([1, 0, 2]), r"the labels \[1, 0, 2\]"),
         (Constant(["a", "b", "c"]), r"the labels \['a', 'b', 'c'\]"),
         (Constant, "has neither"),
         (3, "a int has neither"),
@@ -399,9 +414,15 @@ def test_programs_that_cannot_teach_are_refused():
 # -- Keras without Keras -----------------------------------------------------------------------------------------------
 
 
+def archive(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("config.json", "{}")
+
+
 def fake_keras(load: Any) -> types.ModuleType:
     module = types.ModuleType("keras")
     module.__version__ = "3.0"  # type: ignore[attr-defined]
+    module.device = lambda name: contextlib.nullcontext()  # type: ignore[attr-defined]
     module.saving = types.SimpleNamespace(load_model=load)  # type: ignore[attr-defined]
     return module
 
@@ -438,7 +459,7 @@ class FakeTorchModel(nn.Module):
 
 def test_a_keras_model_of_another_backend_is_a_black_box(monkeypatch, tmp_path):
     path = tmp_path / "teacher.keras"
-    path.write_bytes(b"archive")
+    archive(path)
     given: dict[str, Any] = {}
     monkeypatch.setitem(sys.modules, "keras", fake_keras(lambda p, **options: given.update(options) or FakeModel()))
     teacher = keras(path, gives="probabilities", channels="last")
@@ -450,7 +471,7 @@ def test_a_keras_model_of_another_backend_is_a_black_box(monkeypatch, tmp_path):
 
 def test_a_keras_model_on_torch_is_a_module_whose_layers_have_addresses(monkeypatch, tmp_path):
     path = tmp_path / "teacher.keras"
-    path.write_bytes(b"archive")
+    archive(path)
     monkeypatch.setitem(sys.modules, "keras", fake_keras(lambda p, **options: FakeTorchModel()))
     teacher = keras(path)
     method = Distillation(
@@ -467,17 +488,20 @@ def test_keras_files_that_may_hold_code_are_refused(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "keras", fake_keras(refuse))
     for name in ("teacher.keras", "teacher.h5"):
-        (tmp_path / name).write_bytes(b"archive")
+        archive(tmp_path / name)
     with pytest.raises(InputError, match="without running code that it holds"):
         keras(tmp_path / "teacher.keras")
     with pytest.raises(InputError, match=r"no \.keras file"):
         keras(tmp_path / "teacher.h5")
     with pytest.raises(InputError, match="no such file"):
         keras(tmp_path / "teachr.keras")
+    (tmp_path / "broken.keras").write_bytes((tmp_path / "teacher.keras").read_bytes()[:20])
+    with pytest.raises(CorruptError, match="is damaged, or no file of Keras"):
+        keras(tmp_path / "broken.keras")
 
 
 def test_without_keras_its_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "keras", None)
-    (tmp_path / "teacher.keras").write_bytes(b"archive")
+    archive(tmp_path / "teacher.keras")
     with pytest.raises(MissingExtra, match=r"understudy\[tf\]"):
         keras(tmp_path / "teacher.keras")

@@ -38,9 +38,11 @@ def check(recipe: str, settings: Sequence[str], plugin: Sequence[str], json_: bo
         given = document(recipe, settings, plugin)
 
         from understudy.recipe.examine import examine
+        from understudy.recipe.running import wished
         from understudy.rehearsal import rehearse
 
         examined = examine(given, progress=False)
+        missing = wished(given, examined)[1]
         seen = rehearse(examined.material)
     except UnderstudyError as error:
         if not json_:
@@ -50,9 +52,10 @@ def check(recipe: str, settings: Sequence[str], plugin: Sequence[str], json_: bo
     if json_:
         from understudy.writing import strict
 
-        as_json(strict({"sound": True, "problems": [], "data": _counts(examined), **dataclasses.asdict(seen)}))
+        told = {"sound": True, "problems": [], "missing": missing, "data": _counts(examined)}
+        as_json(strict({**told, **dataclasses.asdict(seen)}))
     else:
-        _show(recipe, examined, seen)
+        _show(recipe, examined, seen, missing)
     return 0
 
 
@@ -65,12 +68,12 @@ def _counts(examined: Examined) -> dict[str, dict[str, int]]:
     return told
 
 
-def _show(recipe: str, examined: Examined, seen: Rehearsal) -> None:
+def _show(recipe: str, examined: Examined, seen: Rehearsal, missing: Sequence[str]) -> None:
     from understudy.report import Column, render
 
     screen = console()
     screen.print(f"{recipe}: sound. The task is {examined.material.task.name}.", soft_wrap=True)
-    for note in examined.notes:
+    for note in [*missing, *examined.notes]:
         screen.print(note, soft_wrap=True)
     data: list[dict[str, Any]] = [{"part": name, **counts} for name, counts in _counts(examined).items()]
     columns = [Column("part", "part"), Column("samples", "samples", "{:,}"), Column("labelled", "labelled", "{:,}")]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
+import understudy
 from understudy.cli.given import (
     Name,
     as_json,
@@ -33,10 +36,32 @@ KINDS = {
     "projectors": "projector", "curves": "curve",
 }  # fmt: skip
 
+ORIGIN = {"methods": ["family", "paper"], "losses": ["paper"]}
+"""Columns of what comes from the literature, for which the screen has room where the options are."""
+
+WIDE = 110
+"""Columns from which on a screen has room for a method's summary beside its family and paper."""
+
+HOMES = {
+    "methods": "methods/__init__.py", "losses": "losses/__init__.py", "models": "zoo/__init__.py", "data": "data/sets/__init__.py",
+}  # fmt: skip
+"""Where the names of the larger kinds stand, as ``__all__``."""
+
 
 def _which(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """For the shell: recipes. Names of the registry would take as long as importing torch does."""
-    return recipes(ctx, param, incomplete) if ctx.params.get("what") in ("recipes", "layers") else []
+    """For the shell: recipes, or names of the registry."""
+    what = ctx.params.get("what")
+    if what in ("recipes", "layers"):
+        return recipes(ctx, param, incomplete)
+    return [CompletionItem(name) for name in _names(str(what)) if name.startswith(incomplete)]
+
+
+def _names(what: str) -> list[str]:
+    """Read off the source: the registry itself would take as long as importing torch does."""
+    if what not in HOMES:
+        return []
+    text = (Path(understudy.__file__).parent / HOMES[what]).read_text(encoding="utf-8")
+    return re.findall(r'"(\w+)"', text[text.index("\n__all__ = ") :])
 
 
 @click.command(
@@ -72,7 +97,7 @@ def listing(what: str, which: str | None, settings: Sequence[str], plugin: Seque
         if which is None:
             _entries(what, json_)
         else:
-            _options(KINDS[what], which, json_)
+            _options(what, which, json_)
 
 
 def _recipes(which: str | None, json_: bool) -> None:
@@ -94,22 +119,30 @@ def _entries(what: str, json_: bool) -> None:
     from understudy.registry import entries
 
     rows = [
-        {"name": e.name, "options": ", ".join(e.options), "told": e.summary, "source": e.source}
+        {
+            "name": e.name,
+            **{key: getattr(e, key) for key in ORIGIN.get(what, ())},
+            "options": ", ".join(e.options),
+            "told": e.summary,
+            "source": e.source,
+        }
         for e in entries(KINDS[what]).values()
         if e.kind == KINDS[what]
     ]
     title = f"{what.capitalize()}: understudy list {what} NAME tells more"
-    _answer(rows, ["name", "options", "told"], title, json_)
+    told = ["told"] if what != "methods" or console().width >= WIDE else []
+    _answer(rows, ["name", *ORIGIN.get(what, ["options"]), *told], title, json_)
 
 
-def _options(kind: str, name: str, json_: bool) -> None:
+def _options(what: str, name: str, json_: bool) -> None:
     from rich.table import Table
 
     from understudy.recipe.complaints import words
     from understudy.recipe.forms import form
     from understudy.registry import entry
 
-    chosen = entry(kind, name)
+    chosen = entry(KINDS[what], name)
+    origin = {key: getattr(chosen, key) for key in ORIGIN.get(what, ())}
     forms = {option.name: form(option.annotation) for option in chosen.options.values()}
     rows: list[dict[str, Any]] = [
         {
@@ -123,10 +156,11 @@ def _options(kind: str, name: str, json_: bool) -> None:
         if (made := forms[option.name]) not in (None, {"type": "null"})  # what only Python can give
     ]
     if json_:
-        as_json({"name": name, "told": chosen.summary, "source": chosen.source, "options": rows})
+        as_json({"name": name, **origin, "told": chosen.summary, "source": chosen.source, "options": rows})
         return
     screen = console()
-    screen.print(f"{name}: {chosen.summary}\n")
+    screen.print(f"{name}: {chosen.summary}")
+    screen.print("; ".join(filter(None, origin.values())) + "\n")
     table = Table.grid(padding=(0, 2))
     for row in rows:
         table.add_row(f"  {row['option']}", _sentence(row, chosen.options[row["option"]]))
@@ -172,7 +206,10 @@ def _answer(rows: list[dict[str, Any]], shown: list[str], title: str, json_: boo
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in shown:
         table.add_column(
-            {"told": ""}.get(name, name), overflow="fold", justify="right" if name == "parameters" else "left"
+            {"told": ""}.get(name, name),
+            overflow="fold",
+            justify="right" if name == "parameters" else "left",
+            no_wrap=name in ("name", "family"),
         )
     for row in rows:
         cells = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ __all__ = ["KINDS", "kind_of", "read_label"]
 KINDS = ("class", "value")
 MOST_CLASSES = 100
 """Different whole numbers beyond which they may as well be measured."""
+
+FEW = 20
+"""Up to so many of them are classes even with gaps between them; more, such as ages, may as well be measured."""
 
 WHOLE = re.compile(r"[-+]?\d+")
 
@@ -51,7 +54,7 @@ def _told_by(cells: Cells, there: Sequence[str]) -> str:
     which = f"Say kind='class' or kind='value' for {cells.name!r}."
     different = len(set(values))
     if all(WHOLE.fullmatch(text) for text in there):
-        if different > MOST_CLASSES:
+        if different > MOST_CLASSES or (different > FEW and not _counted(values)):
             raise InputError(
                 f"{cells.file}: {cells.name!r} has {different} different whole numbers: classes, or measured? {which}"
             )
@@ -62,6 +65,12 @@ def _told_by(cells: Cells, there: Sequence[str]) -> str:
             f"{cells.at(first)}: {cells.texts[first]!r} and all others are whole numbers with a point: classes, or measured? {which}"
         )
     return "value"
+
+
+def _counted(values: Iterable[float | None]) -> bool:
+    """Whether these are 0, 1, ... or 1, 2, ..., each of them, as classes are numbered."""
+    found = {int(value) for value in values if value is not None}
+    return min(found) in (0, 1) and len(found) == max(found) - min(found) + 1
 
 
 def read_label(cells: Cells, label: dict[str, Any], notes: list[str]) -> Tensor:

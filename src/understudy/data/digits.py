@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from understudy.data.augment import Augment, viewed
 from understudy.data.parts import Parts
 from understudy.errors import InputError, MissingExtra, raise_all
 from understudy.losses.response import UNLABELLED
@@ -11,7 +14,16 @@ from understudy.losses.response import UNLABELLED
 __all__ = ["digits"]
 
 
-def digits(*, train: int = 1000, valid: int = 397, labelled: int | None = None, seed: int = 0) -> Parts:
+def digits(
+    *,
+    train: int = 1000,
+    valid: int = 397,
+    labelled: int | None = None,
+    seed: int = 0,
+    augment: Augment | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+) -> Parts:
     """Handwritten digits from scikit-learn: images ``[N, 1, 8, 8]`` in [0, 1] and their classes 0 to 9.
 
     Args:
@@ -19,6 +31,10 @@ def digits(*, train: int = 1000, valid: int = 397, labelled: int | None = None, 
         valid: images to choose weights on; those that train and valid leave are for the test: 400.
         labelled: training images that keep their label, the first ones; by default all.
         seed: of the order in which images are dealt out.
+        augment: what is random in the views of a training picture: crop and shift (pixels), fill ("zero" or "reflect") and
+            flip, as in ``{shift: 1}``; by default nothing.
+        mean: subtracted from every picture's channels; by default nothing is.
+        std: by which every picture's channels are divided.
 
     Source: Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI repository.
     Raises: InputError for numbers that leave a part empty; MissingExtra without scikit-learn.
@@ -37,7 +53,7 @@ def digits(*, train: int = 1000, valid: int = 397, labelled: int | None = None, 
         labels[labelled:train] = UNLABELLED
     ends = (train, train + valid, len(labels))
     learn, choose, test = ((images[a:b], labels[a:b]) for a, b in zip((0, *ends), ends, strict=False))
-    return Parts(learn, choose, test)
+    return viewed(Parts(learn, choose, test), augment, mean, std)
 
 
 def _check(images: int, train: int, valid: int, labelled: int | None) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from understudy.data.pixels import check_pillow, pixels, wanted_size
+from understudy.data.pixels import check_pillow, pixels, shades, wanted_size
 from understudy.errors import CorruptError, InputError, choices, raise_all
 from understudy.losses.response import UNLABELLED
 
@@ -17,6 +19,7 @@ __all__ = ["ImageFolder", "image_folder"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 NO_CLASS = "unlabelled"
+Decoded = TypeVar("Decoded")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +46,19 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, sample: int) -> tuple[Tensor, int]:
+        return self._decoded(sample, pixels), self.labels[sample]
+
+    def shades(self, sample: int) -> np.ndarray[Any, Any]:
+        """A picture as bytes ``[H, W, C]``."""
+        return self._decoded(sample, shades)
+
+    def _decoded(self, sample: int, as_: Callable[[Any, tuple[int, int], int], Decoded]) -> Decoded:
         from PIL import Image
 
         path = self.root / self.files[sample]
         try:
             with Image.open(path) as image:
-                return pixels(image, self.size, self.channels), self.labels[sample]
+                return as_(image, self.size, self.channels)
         except Exception as error:  # decoders raise whatever a damaged file leads them to
             raise CorruptError(
                 f"{path}: cannot be read as a picture: {type(error).__name__}: {error}. Repair it, or take it out of the folder."

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from understudy.errors import InputError, MissingExtra
 
-__all__ = ["MODES", "check_pillow", "pixels", "wanted_size"]
+__all__ = ["MODES", "check_pillow", "pixels", "shades", "wanted_size"]
 
 MOST = 4096
 """Of a side: a hundred such pictures are 20 GB."""
@@ -48,7 +48,13 @@ def wanted_size(where: str, size: Any, channels: Any) -> tuple[int, int] | None:
 
 
 def pixels(image: Any, size: tuple[int, int] | None, channels: int) -> Tensor:
-    """A Pillow image as float32 ``[C, H, W]`` in [0, 1].
+    """A Pillow image as float32 ``[C, H, W]`` in [0, 1]; see :func:`shades`."""
+    array = shades(image, size, channels).astype(np.float32) / 255
+    return torch.from_numpy(array.transpose(2, 0, 1).copy())
+
+
+def shades(image: Any, size: tuple[int, int] | None, channels: int) -> np.ndarray[Any, Any]:
+    """A Pillow image as bytes ``[H, W, C]``.
 
     It is turned upright as its camera says, scaled until it covers ``size``, and cut to it from the middle. What is
     transparent becomes white, unless opacity is asked for as the fourth channel.
@@ -68,5 +74,5 @@ def pixels(image: Any, size: tuple[int, int] | None, channels: int) -> Tensor:
     image = image.convert(MODES[channels])
     if size is not None and image.size != (size[1], size[0]):
         image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BILINEAR)
-    array = np.array(image, dtype=np.float32) / 255
-    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+    array = np.array(image)
+    return array[..., None] if array.ndim == 2 else array

@@ -119,6 +119,11 @@ def check_classes(where: str, labels: Mapping[str, Tensor], classes: Sequence[st
         if number < 0 or (classes is not None and number >= len(classes))
     ]
     needed = {0}.union(*seen.values()) if classes is None else set(range(len(classes)))
+    if needed == {0} and any(seen.values()) and not problems:
+        only = "0" if classes is None else repr(classes[0])
+        problems.append(
+            f"{where}: every label is {only}. There must be two classes or more: look at the label's column."
+        )
     lacking = sorted(needed - seen["train"])
     if lacking and not problems and not unlabelled and None not in groups["train"]:
         told = ", ".join(repr(classes[number]) if classes is not None else str(number) for number in lacking[:5])

@@ -41,6 +41,7 @@ from understudy.losses.generated import (
 )
 from understudy.losses.graph import local_structure, neighbour_graph, triple_scores, triple_structure, view_relations
 from understudy.losses.hcl import hcl
+from understudy.losses.kdsvd import KDSVD, kdsvd
 from understudy.losses.mgd import MGD
 from understudy.losses.nst import nst
 from understudy.losses.ofd import ofd
@@ -71,6 +72,7 @@ __all__ = [
     "CRD",
     "CTKD",
     "FSP",
+    "KDSVD",
     "MGD",
     "ONE",
     "PSKD",
@@ -114,6 +116,7 @@ __all__ = [
     "hcl",
     "ickd",
     "information_entropy",
+    "kdsvd",
     "kl",
     "kl_multi_temperature",
     "kl_standardized",

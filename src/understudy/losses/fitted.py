@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from understudy.errors import InputError, ShapeError
+from understudy.losses.maps import as_maps, same_samples
 
-__all__ = ["BatchNorm", "Fitted"]
+__all__ = ["BatchNorm", "Fitted", "TwoLayers"]
 
 
 class Fitted(nn.Module):
@@ -53,6 +54,36 @@ class Fitted(nn.Module):
                 f"{name}: was made for {list(self.sizes)} channels, and the tensors have {list(sizes)}. "
                 f"Give {name}() other sizes, or none to have them fitted."
             )
+
+
+class TwoLayers(Fitted):
+    """A loss of two layers of each model, where both of the student's maps take on the teacher's channels."""
+
+    def __init__(
+        self,
+        *,
+        student: int | None = None,
+        student_later: int | None = None,
+        teacher: int | None = None,
+        teacher_later: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.given(student, student_later, teacher, teacher_later)
+
+    def build(self, *sizes: int) -> None:
+        """The convolutions."""
+        first, later, to_first, to_later = sizes
+        self.project = nn.Conv2d(first, to_first, 1) if first != to_first else nn.Identity()
+        self.project_later = nn.Conv2d(later, to_later, 1) if later != to_later else nn.Identity()
+
+    def projected(self, student: Tensor, student_later: Tensor, *teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Both of the student's maps with the teacher's channels."""
+        name, tensors = type(self).__name__, (student, student_later, *teacher)
+        as_maps(name, *tensors)
+        for other in tensors[1:]:
+            same_samples(name, student, other)
+        self.fit([x.shape[1] for x in tensors], like=student)
+        return self.project(student), self.project_later(student_later)
 
 
 class BatchNorm(nn.Module):

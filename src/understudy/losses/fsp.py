@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from understudy.losses.arithmetic import exact, same_shape
-from understudy.losses.fitted import Fitted
-from understudy.losses.maps import as_maps, same_area, same_samples
+from understudy.losses.fitted import TwoLayers
+from understudy.losses.maps import as_maps, same_area
 
 __all__ = ["FSP", "fsp"]
 
@@ -47,8 +47,8 @@ def flow(first: Tensor, later: Tensor) -> Tensor:
     return a @ b.transpose(1, 2) / max(a.shape[2], 1)
 
 
-class FSP(Fitted):
-    r"""The same for layers of other widths: both of the student's maps go through a 1x1 convolution first.
+class FSP(TwoLayers):
+    r"""The loss fsp for layers of other widths: both of the student's maps go through a 1x1 convolution first.
 
     .. math:: \mathrm{fsp}(A_1 s_1,\ A_2 s_2,\ t_1,\ t_2)
 
@@ -71,29 +71,7 @@ class FSP(Fitted):
     tensor([0.])
     """
 
-    def __init__(
-        self,
-        *,
-        student: int | None = None,
-        student_later: int | None = None,
-        teacher: int | None = None,
-        teacher_later: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.given(student, student_later, teacher, teacher_later)
-
-    def build(self, *sizes: int) -> None:
-        """The convolutions."""
-        first, later, to_first, to_later = sizes
-        self.project = nn.Conv2d(first, to_first, 1) if first != to_first else nn.Identity()
-        self.project_later = nn.Conv2d(later, to_later, 1) if later != to_later else nn.Identity()
-
     @exact
     def forward(self, student: Tensor, student_later: Tensor, teacher: Tensor, teacher_later: Tensor) -> Tensor:
         """The loss of each sample."""
-        tensors = (student, student_later, teacher, teacher_later)
-        as_maps("FSP", *tensors)
-        for other in tensors[1:]:
-            same_samples("FSP", student, other)
-        self.fit([x.shape[1] for x in tensors], like=student)
-        return fsp(self.project(student), self.project_later(student_later), teacher, teacher_later)
+        return fsp(*self.projected(student, student_later, teacher, teacher_later), teacher, teacher_later)

@@ -92,7 +92,7 @@ def local_structure(student: Tensor, teacher: Tensor, edges: Tensor, *, width: f
     Returns: one value per node ``[N]``, in nats, >= 0, and 0 where the neighbours are shared alike, or there are none.
     Raises: ShapeError if the numbers of nodes differ or edges is no pair of rows; InputError if the width is not above 0, or
         an edge (on the CPU) joins what is no node.
-    Scale: small, as the kernel lies between 0 and 1; the usual weight is 100. Free of the number of nodes.
+    Scale: small, as the kernel lies between 0 and 1; a weight of 100 makes it count beside labels. Free of the number of nodes.
     Source: Yang et al. 2020 (LSP), arXiv:2003.10477, section 3, with the kernel of its code.
     Differs: the paper's Gaussian kernel falls with the squared distance, and its divergence goes the other way.
     See also: neighbour_graph.

@@ -41,7 +41,7 @@ def residual(student_hint: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class ResidualHint(Fitted):
-    r"""The same with the head inside: a linear map of the features, in the mean over their positions.
+    r"""The loss residual with the head inside: a linear map of the features, in the mean over their positions.
 
     .. math:: \frac{1}{C} \sum_c \left( (W \bar f + b)_c - (t_c - s_c) \right)^2
 

@@ -34,6 +34,8 @@ from understudy.methods.hint_stages import hint_stages
 from understudy.methods.ickd import ickd
 from understudy.methods.joint import joint
 from understudy.methods.kd import kd
+from understudy.methods.kdsvd import kdsvd
+from understudy.methods.local_structure import local_structure
 from understudy.methods.logit_regression import logit_regression
 from understudy.methods.logit_standardization import logit_standardization
 from understudy.methods.mgd import mgd
@@ -99,6 +101,8 @@ __all__ = [
     "ickd",
     "joint",
     "kd",
+    "kdsvd",
+    "local_structure",
     "logit_regression",
     "logit_standardization",
     "mgd",

@@ -53,6 +53,7 @@ def ab(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found.
+    Family: feature.
     Source: Heo et al. 2019, arXiv:1811.03233; 3/1000, the halves and 30 of 240 epochs as in the published code.
     Differs: layers that are chosen are read behind their activation, where the sign of the teacher is what it was
         before it; name those before it, such as ``layer3.1.bn2``, to have the student's as well.

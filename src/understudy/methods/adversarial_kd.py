@@ -57,6 +57,7 @@ def adversarial_kd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task; ShapeError if the shapes at two layers differ.
+    Family: adversarial.
     Source: Xu et al. 2018, arXiv:1709.00513, for a critic of logits; Belagiannis et al. 2018, arXiv:1803.10750, for features.
     Differs: the critic does not see the label or name the class, as the first paper's does; the non-saturating form of the
         student's loss, -log c(s); the hard and soft weights are those of Tian et al. 2020, the critic's is ours.

@@ -43,6 +43,7 @@ def aekd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, or for a cap that is none.
+    Family: several teachers.
     Source: Du et al. 2020 (AE-KD), NeurIPS; weights and temperature as in the code of Zhang et al. 2022, arXiv:2201.00007.
     Differs: as the loss does.
     """

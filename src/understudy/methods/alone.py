@@ -21,6 +21,8 @@ def alone(student: nn.Module, *, label: str = "batch.label", task: Task | None =
         label: address of the labels; -100 is unlabelled.
         task: what the labels mean; classification if not given.
         **options: of :class:`~understudy.Distillation`.
+
+    Family: baseline.
     """
     loss = (task or TASKS["classification"]).label_loss
     return Distillation(Term(loss, "student", label), student=student, **options)

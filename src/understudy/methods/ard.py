@@ -55,6 +55,7 @@ def ard(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, for options that are none, or where the inputs are not one tensor of real numbers.
+    Family: robust.
     Source: Goldblum et al. 2020 (ARD), arXiv:1905.09747; all numbers as in its code.
     Differs: the divergence is added up over classes as in the paper, where the code takes the mean and so divides by their
         number; the attack runs in eval mode, as RSLAD's does, and leaves no trace in running statistics.

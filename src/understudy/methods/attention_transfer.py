@@ -50,6 +50,7 @@ def attention_transfer(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found.
+    Family: attention.
     Source: Zagoruyko & Komodakis 2017, arXiv:1612.03928; the weight as in Tian et al. 2020.
     Differs: the form is that of the published code, whose numbers later comparisons give; ``form="paper"`` is the
         paper's, with beta / 2 = 500 of its weights.

@@ -63,6 +63,7 @@ def bss(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, for options that are none, or where the inputs are not one tensor of real numbers.
+    Family: response.
     Source: Heo et al. 2019, arXiv:1805.05532; numbers as its code has them for CIFAR-10.
     Differs: all samples are moved that the teacher gets right; the code moves the 64 of a batch of 256 on which student and
         teacher differ most, and bounds pictures at 2.5 deviations.

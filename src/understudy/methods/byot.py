@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from understudy import losses
@@ -23,9 +24,19 @@ from understudy.taps import Tapped
 from understudy.tasks import Task
 from understudy.term import Term
 
-__all__ = ["Exits", "byot", "exits_of", "own_layers"]
+__all__ = ["Exiting", "Exits", "byot", "exits_of", "own_layers"]
 
 KINDS: tuple[Kind, ...] = ("tokens", "maps", "vectors")
+
+
+class Exiting(Distillation):
+    """A :func:`byot`, which offers its exits as other forms of its student."""
+
+    def forms(self) -> dict[str, nn.Module]:
+        """Each exit, from shallow to deep, and the mean of all logits, the student's own among them. Parameters are shared."""
+        exits = exits_of(self)
+        early = {f"exit {i + 1}": OneExit(exits, i) for i in range(len(exits.exits))}
+        return {**early, "mean of exits": OneExit(exits, None)}
 
 
 def byot(
@@ -59,7 +70,10 @@ def byot(
         example: a small batch, to find the layers by; not needed if they are given.
         **options: of :class:`~understudy.Distillation`.
 
+    A job's table has a row for each exit, and for the mean of all.
+
     Raises: InputError for another task, for a single layer, or if there are neither ``layers`` nor ``example``.
+    Family: self.
     Source: Zhang et al. 2019 (Be Your Own Teacher), arXiv:1905.08094; numbers as in its published code.
     Differs: as the loss does.
     """
@@ -72,7 +86,7 @@ def byot(
             f"byot: layers={chosen} must be two or more, from shallow to deep; all but the last have an exit."
         )
     exits = losses.BYOT(alpha=alpha, temperature=temperature, beta=beta)
-    return Distillation(
+    return Exiting(
         Term(task.label_loss, "student", label, weight=label_weight),
         Term(exits, "student", label, *(f"student.{layer}" for layer in chosen), weight=weight),
         student=student,
@@ -127,3 +141,16 @@ class Exits(nn.Module):
         )
         early = [head(x, deepest.shape[2:])[1] for head, x in zip(self.exits, shallower, strict=True)]
         return [*early, named_tensor(output, Address.parse("student"))]
+
+
+class OneExit(nn.Module):
+    """A student that answers by one of its exits, or by the mean of all logits; the layers behind that exit run all the same."""
+
+    def __init__(self, exits: Exits, at: int | None) -> None:
+        super().__init__()
+        self.exits, self.at = exits, at
+
+    def forward(self, inputs: Any) -> Tensor:
+        """The logits."""
+        every: list[Tensor] = self.exits(inputs)
+        return torch.stack(every).mean(0) if self.at is None else every[self.at]

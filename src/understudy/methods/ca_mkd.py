@@ -58,6 +58,7 @@ def ca_mkd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, if there is neither ``heads`` nor ``example``, or where a head is no linear layer.
+    Family: several teachers.
     Source: Zhang et al. 2022, arXiv:2201.00007; weights and temperature as in its code.
     Differs: the code begins with the features in the second epoch; and as the losses do.
     """

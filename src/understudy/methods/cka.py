@@ -43,6 +43,7 @@ def cka(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if there is neither ``layers`` nor ``example``.
+    Family: relation.
     Source: Kornblith et al. 2019, arXiv:1905.00414; as a loss, Zhou et al. 2024, arXiv:2401.11824.
     Differs: no patches and no soft labels beside it, which the latter has; the weight is ours.
     """

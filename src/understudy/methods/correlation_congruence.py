@@ -49,6 +49,7 @@ def correlation_congruence(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if there is neither ``layers`` nor ``example``; at the first batch if gamma or order is out of range.
+    Family: relation.
     Source: Peng et al. 2019, arXiv:1904.01802; gamma and order as there, the weight as in the one public code that follows the paper.
     Differs: no soft labels beside it, and batches are not drawn by class; the paper has both.
     """

@@ -58,6 +58,7 @@ def crd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if there is neither ``layers`` nor ``example``, or no ``samples``; and for numbers out of range.
+    Family: contrastive.
     Source: Tian et al. 2020, arXiv:1910.10699; numbers as in its code.
     Differs: as :class:`~understudy.losses.CRD` does: a step's samples share its negatives.
     """

@@ -47,6 +47,7 @@ def crd_in_batch(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if there is neither ``layers`` nor ``example``; at the first batch if the temperature is out of range.
+    Family: contrastive.
     Source: Tian et al. 2020, arXiv:1910.10699; weight and temperature as there.
     Differs: negatives are the batch's, so that there is no bank and no sample's index; see :func:`crd` for the paper's.
     """

@@ -42,6 +42,7 @@ def cs_kd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task.
+    Family: self.
     Source: Yun et al. 2020 (CS-KD), arXiv:2003.13964; numbers as in its code.
     Differs: as the loss does: all partners in the batch, where the code's loader draws one for each sample.
     """

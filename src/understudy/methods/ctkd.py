@@ -47,6 +47,7 @@ def ctkd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, or a temperature that is none.
+    Family: response.
     Source: Li et al. 2023, arXiv:2211.16231; numbers as its code has them for CIFAR-100.
     Differs: nothing.
     """

@@ -51,6 +51,7 @@ def cwd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found.
+    Family: feature.
     Source: Shu et al. 2021, arXiv:2011.13256; its numbers for features. On maps of class scores its weight is 3.
     Differs: nothing.
     """

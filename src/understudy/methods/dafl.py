@@ -69,6 +69,7 @@ def dafl(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, or if there is neither what is to be found nor an ``example``.
+    Family: data-free.
     Source: Chen et al. 2019 (DAFL), arXiv:1904.01186; weights as in its code, where the learning rate of the generator is 0.2 with
         Adam for digits.
     Differs: the student learns after the generator's step, on samples from before it, as in the code but for the order.

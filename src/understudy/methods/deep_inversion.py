@@ -14,6 +14,7 @@ from understudy.batch import Batch, Call
 from understudy.batch import call as plain_call
 from understudy.errors import InputError
 from understudy.losses import batch_norm_statistics, cross_entropy, kl, total_variation
+from understudy.losses.ranks import of_all
 from understudy.method import Distillation, Progress, Reading
 from understudy.methods.generator import shape_of
 from understudy.methods.taught import of_classes
@@ -74,6 +75,7 @@ def deep_inversion(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, a teacher without BatchNorm, or if there is neither ``shape`` nor ``example``.
+    Family: data-free.
     Source: Yin et al. 2020 (DeepInversion), arXiv:1912.08795; numbers as in the port of Fang et al. 2021 (CMI), arXiv:2110.09074.
     Differs: no competition with the student (the paper's adaptive form); no flips; the student's temperature is ours.
     """
@@ -203,13 +205,19 @@ class Recalled(Distillation):
         return super().prepare(Batch.of(self.pool[drawn]), progress)
 
     def _recall(self, rows: int) -> None:
+        """New pictures, which every rank has: a checkpoint holds one pool."""
         teacher, at = self.frozen["teacher"], int(self.filled)
-        rows = min(rows, len(self.pool) - at)
+        label = self._classes(min(rows, len(self.pool) - at))
+        made = self.pool[:0]
+        if len(label):
+            made = synthesize(teacher, label, self.pool.shape[1:], call=self.reader.call, **self.descent)
+        made = of_all(made.to(self.pool))[: len(self.pool) - at]
+        self.pool[at : at + len(made)] = made
+        self.filled += len(made)
+
+    def _classes(self, rows: int) -> Tensor:
         classes = self.reader.read(Batch.of(self.pool[:1]), [TEACHER])[TEACHER].shape[-1]
-        label = torch.randint(classes, (rows,), device=self.pool.device)
-        made = synthesize(teacher, label, self.pool.shape[1:], call=self.reader.call, **self.descent)
-        self.pool[at : at + rows] = made.to(self.pool.dtype)
-        self.filled += rows
+        return torch.randint(classes, (rows,), device=self.pool.device)
 
     @torch.no_grad()
     def dry_run(self, batch: Any) -> list[Reading]:

@@ -46,6 +46,7 @@ def deit(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, or if alpha is out of range.
+    Family: response.
     Source: Touvron et al. 2021, arXiv:2012.12877, equation 3.
     Differs: the paper's student answers with the mean of both heads; ours answers as its forward does in eval mode.
     """

@@ -50,6 +50,7 @@ def dist(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task.
+    Family: response.
     Source: Huang et al. 2022, arXiv:2205.10536; numbers as its code has them for ImageNet.
     Differs: as the losses.
     """

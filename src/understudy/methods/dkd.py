@@ -54,6 +54,7 @@ def dkd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, or for a warmup below 0.
+    Family: response.
     Source: Zhao et al. 2022, arXiv:2203.08679; numbers as its code has them for CIFAR-100.
     Differs: nothing.
     """

@@ -53,6 +53,7 @@ def dml(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, for no peer, or for a student whose weights cannot be drawn anew.
+    Family: online.
     Source: Zhang et al. 2018 (DML), arXiv:1706.00384, algorithm 1 and equation 8; temperature and weights as there.
     Differs: nothing.
     """

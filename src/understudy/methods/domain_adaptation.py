@@ -65,6 +65,7 @@ def domain_adaptation(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task or an alignment that is none, or if there is neither ``layer`` nor ``example``.
+    Family: domain.
     Source: Long et al. 2015 (DAN), arXiv:1502.02791; Sun and Saenko 2016 (Deep CORAL), arXiv:1607.01719; Ganin et al. 2016
         (DANN), arXiv:1505.07818, which give the alignment the weight 1 or tune it.
     Differs: one layer is aligned, where DAN has three; the teacher's soft labels are not in these papers. ``mmd`` and ``coral``

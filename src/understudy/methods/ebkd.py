@@ -38,6 +38,7 @@ def ebkd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task.
+    Family: several teachers.
     Source: Kwon et al. 2020, ICASSP; weights and temperature as in the code of Zhang et al. 2022, arXiv:2201.00007.
     Differs: as the loss does.
     """

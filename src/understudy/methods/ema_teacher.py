@@ -48,6 +48,7 @@ def ema_teacher(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, for a decay that is none, or for a warmup below 0.
+    Family: self.
     Source: Tarvainen & Valpola 2017 (Mean Teacher), arXiv:1703.01780; numbers as in its code for CIFAR-10.
     Differs: the code's average begins with a shorter memory, and its inputs are two augmentations of the same sample: give the
         other one as ``view``. The average is in eval mode, the code's is not.

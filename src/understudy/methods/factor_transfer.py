@@ -49,6 +49,7 @@ def factor_transfer(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found.
+    Family: feature.
     Source: Kim et al. 2018, arXiv:1802.04977; k and the weight as in the published code.
     Differs: the paper trains the paraphraser before the student. Here the student has the labels alone meanwhile, and
         the paraphraser goes on learning to reconstruct at a rate of 1 to 500.

@@ -47,6 +47,7 @@ def feature_transfer(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if there is neither ``layers`` nor ``example``.
+    Family: domain.
     Source: Romero et al. 2015 (FitNets), arXiv:1412.6550, for hints; Zagoruyko and Komodakis 2017, arXiv:1612.03928, section
         4.2.1, for hints from a teacher of other labels.
     Differs: the hint is the features before the head, and its weight is ours; the second paper's are attention maps.

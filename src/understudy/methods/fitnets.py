@@ -48,6 +48,7 @@ def fitnets(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if one layer is given alone, or if none is and none can be chosen.
+    Family: feature.
     Source: Romero et al. 2015, arXiv:1412.6550, which takes the middle layers; the weight as in Tian et al. 2020.
     Differs: in one stage, as all later comparisons do it; the paper trains on the hint first and on labels after it.
     """

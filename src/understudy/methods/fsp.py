@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 from torch import nn
 
-from understudy.errors import InputError
 from understudy.losses import FSP
 from understudy.method import Distillation
-from understudy.methods.hinted import Layers, chosen, hinted
+from understudy.methods.hinted import Layers, chosen, consecutive, hinted
 from understudy.progress import Curve
 from understudy.tasks import Task
-from understudy.term import Term
 
 __all__ = ["fsp"]
 
@@ -47,17 +44,10 @@ def fsp(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found, or are fewer than two pairs.
+    Family: feature.
     Source: Yim et al. 2017, CVPR, "A Gift from Knowledge Distillation"; the weight as in Tian et al. 2020.
     Differs: in one stage beside the labels; the paper learns the flow first, and then the labels alone. Where the
         channels differ the student's are projected.
     """
-    found = chosen(student, teacher, layers, example, options, kind="maps")
-    if len(found) < 2:
-        raise InputError(
-            f"fsp: {len(found)} pair of layers has no flow; give layers= with two or more, from shallow to deep."
-        )
-    terms = []
-    for pair, later in itertools.pairwise(found):
-        addresses = [f"student.{p.student}" for p in (pair, later)] + [f"teacher.{p.teacher}" for p in (pair, later)]
-        terms.append(Term(FSP(), *addresses, weight=weight))
+    terms = consecutive("fsp", FSP, chosen(student, teacher, layers, example, options, kind="maps"), weight)
     return hinted(student, teacher, *terms, label_weight=label_weight, label=label, task=task, options=options)

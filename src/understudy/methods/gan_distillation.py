@@ -58,6 +58,7 @@ def gan_distillation(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if features have a weight and there is neither ``layers`` nor ``example``.
+    Family: GAN.
     Source: Li et al. 2020 (GAN Compression), arXiv:2003.08936, equations 1 to 4; weights as in its code for paired pictures.
     Differs: the critic sees pictures without what they were made from, begins at random where the paper goes on with the
         teacher's own, and has the logistic loss; give ``critic`` to have theirs.

@@ -54,6 +54,7 @@ def hint_stages(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found.
+    Family: feature.
     Source: Romero et al. 2015, arXiv:1412.6550, algorithm 1.
     Differs: both stages are one run with one schedule of the learning rate; the paper trains each until validation stops
         it. Its regressor is a 3x3 convolution or larger.

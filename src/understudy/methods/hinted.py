@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -18,7 +19,7 @@ from understudy.projectors import Conv1x1, ConvNorm
 from understudy.tasks import TASKS, Task
 from understudy.term import Term
 
-__all__ = ["Layers", "after", "at", "chosen", "hinted", "none", "projector", "scaled", "until"]
+__all__ = ["Layers", "after", "at", "chosen", "consecutive", "hinted", "none", "projector", "scaled", "until"]
 
 Layers = Sequence[tuple[str, str]]
 """Layers of the student and of the teacher that go together."""
@@ -50,6 +51,19 @@ def projector(pair: Pair, given: nn.Module | None, *, norm: bool = False) -> nn.
         return copy.deepcopy(given)
     own = pair.projector()
     return ConvNorm() if norm and isinstance(own, Conv1x1) else own
+
+
+def consecutive(method: str, loss: Callable[[], nn.Module], found: Sequence[Pair], weight: float | Curve) -> list[Term]:
+    """A term for each pair of layers and the next, of the student's two and then the teacher's two."""
+    if len(found) < 2:
+        raise InputError(
+            f"{method}: {len(found)} pair of layers has no flow; give layers= with two or more, from shallow to deep."
+        )
+    terms = []
+    for pair, later in itertools.pairwise(found):
+        addresses = [f"student.{p.student}" for p in (pair, later)] + [f"teacher.{p.teacher}" for p in (pair, later)]
+        terms.append(Term(loss(), *addresses, weight=weight))
+    return terms
 
 
 def hinted(

@@ -41,6 +41,7 @@ def ickd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if there is neither ``layers`` nor ``example``.
+    Family: relation.
     Source: Liu et al. 2021, arXiv:2202.03680; the weight as in its code for CIFAR-100.
     Differs: the projector is a 1x1 convolution without the code's BatchNorm behind it.
     """

@@ -52,6 +52,7 @@ def joint(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, or for a teacher that is no module.
+    Family: online.
     Source: Zhang et al. 2018 (DML), arXiv:1706.00384, of networks of unequal size, with the teacher's part weighed by itself.
     Differs: one way unless ``back`` says otherwise; the temperature and weights of :func:`kd`; one optimizer step for both.
     """

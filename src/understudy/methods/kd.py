@@ -43,6 +43,7 @@ def kd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if alpha or temperature is out of range.
+    Family: response.
     Source: Hinton et al. 2015, arXiv:1503.02531; T = 4 and alpha = .9 as in the CIFAR experiments of Tian et al. 2020.
     Differs: hard and soft term are each averaged over the samples that they count, so unlabelled samples leave the
         weight of the hard term as it is.

@@ -40,6 +40,7 @@ def logit_regression(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if alpha is out of range.
+    Family: response.
     Source: Ba & Caruana 2014, arXiv:1312.6184, equation 1.
     Differs: the mean over outputs, not half their sum.
     """

@@ -44,6 +44,7 @@ def logit_standardization(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task.
+    Family: response.
     Source: Sun et al. 2024, arXiv:2403.01427; numbers as its code has them for CIFAR-100.
     Differs: nothing.
     """

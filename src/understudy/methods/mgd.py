@@ -49,6 +49,7 @@ def mgd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found.
+    Family: feature.
     Source: Yang et al. 2022, arXiv:2205.01529; its numbers for classification. For detection 2e-5, ``"positions"``, .65.
     Differs: nothing.
     """

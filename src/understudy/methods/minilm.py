@@ -48,6 +48,7 @@ def minilm(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if attentions are not to be found, or do not say how many heads they have.
+    Family: transformer.
     Source: Wang et al. 2020, arXiv:2002.10957.
     Differs: hard labels beside it; the paper distils on text without labels, and trains on a task afterwards.
     See also: minilmv2, which wants no equal number of heads.

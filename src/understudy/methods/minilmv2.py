@@ -51,6 +51,7 @@ def minilmv2(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if attentions are not to be found, or do not say how many heads they have.
+    Family: transformer.
     Source: Wang et al. 2021, arXiv:2012.15828.
     Differs: hard labels beside it; the paper distils on text without labels, and trains on a task afterwards.
     See also: minilm.

@@ -53,6 +53,7 @@ def mlkd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, or for views of a teacher that is an address.
+    Family: response.
     Source: Jin et al. 2023, CVPR, "Multi-Level Logit Distillation"; weights as in the code for CIFAR-100.
     Differs: the paper keeps, of the weak view, the samples and classes of which the teacher is less sure than of the median.
         Its code multiplies each weak term's mean by the share of those, which is a half; here all count in full.

@@ -62,6 +62,7 @@ def multi_teacher(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, for an option that does not go with the weighting, or for weights that do not fit.
+    Family: several teachers.
     Source: You et al. 2017, KDD; weights and temperature as in the code of Zhang et al. 2022, arXiv:2201.00007, of which the
         others are told too: :func:`understudy.losses.ebkd`, :func:`~understudy.losses.ca_mkd`, :func:`~understudy.losses.aekd`.
     Differs: as these losses do.

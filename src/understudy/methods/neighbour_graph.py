@@ -47,6 +47,7 @@ def neighbour_graph(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if there is neither ``layers`` nor ``example``; at the first batch if neighbours is below 1.
+    Family: graph.
     Source: Lassance et al. 2020, arXiv:1911.03080; the weight is its code's 25 over a batch of 128, for a sum over edges.
     Differs: one layer, where the paper takes one of each stage; a few neighbours, where its code joins all samples of a batch.
     """

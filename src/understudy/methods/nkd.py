@@ -46,6 +46,7 @@ def nkd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task.
+    Family: response.
     Source: Yang et al. 2023, arXiv:2303.13005; numbers as its code has them for ImageNet.
     Differs: nothing.
     """

@@ -45,6 +45,7 @@ def nst(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found.
+    Family: feature.
     Source: Huang & Wang 2017, arXiv:1707.01219; the weight as in Tian et al. 2020.
     Differs: nothing.
     """

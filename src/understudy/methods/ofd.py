@@ -49,6 +49,7 @@ def ofd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found.
+    Family: feature.
     Source: Heo et al. 2019, arXiv:1904.01866; 1/1000 and the halves as in its published code for CIFAR (1/10000 for
         ImageNet).
     Differs: the teacher's BatchNorm is in evaluation mode, where the published code leaves it in training mode.

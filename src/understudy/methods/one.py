@@ -46,6 +46,7 @@ def one(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, or if there is neither ``layer`` nor ``example``.
+    Family: online.
     Source: Lan et al. 2018 (ONE), arXiv:1806.04606; numbers as in its code.
     Differs: as the loss does.
     """

@@ -48,6 +48,7 @@ def pkd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found.
+    Family: feature.
     Source: Cao et al. 2022, arXiv:2207.02039; the weight as in its published configurations for detectors.
     Differs: there is always a projector; the paper has none where the channels are the same.
     """

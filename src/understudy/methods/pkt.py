@@ -43,6 +43,7 @@ def pkt(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if there is neither ``layers`` nor ``example``.
+    Family: relation.
     Source: Passalis and Tefas 2018, arXiv:1803.10837; the weight as in Tian et al. 2020.
     Differs: the paper learns without labels; all later comparisons add them.
     """

@@ -43,6 +43,7 @@ def ps_kd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, for a share that is none, or without ``samples``.
+    Family: self.
     Source: Kim et al. 2021 (PS-KD), arXiv:2006.12000, equations 3 and 4; alpha as in its code.
     Differs: alpha grows with the step and not with the epoch.
     """

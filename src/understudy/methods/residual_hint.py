@@ -19,7 +19,7 @@ from understudy.taps import Tapped
 from understudy.tasks import TASKS, Task
 from understudy.term import Term
 
-__all__ = ["ResidualHead", "residual_hint", "with_hint"]
+__all__ = ["Hinting", "ResidualHead", "residual_hint", "with_hint"]
 
 
 class ResidualHead(nn.Module):
@@ -74,6 +74,18 @@ class ResidualHead(nn.Module):
         return output + hint if self.added else output
 
 
+class Hinting(Distillation):
+    """A :func:`residual_hint`, which offers its student in another form."""
+
+    def forms(self) -> dict[str, nn.Module]:
+        """The student with its head; one that was given with its head, without. Parameters are shared."""
+        own = self.student
+        if not isinstance(own, ResidualHead):
+            return {"with hint": with_hint(self)}
+        name = "without hint" if own.added else "with hint"
+        return {name: ResidualHead(own.student, own.features, hint=own.hint, added=not own.added)}
+
+
 def residual_hint(
     student: nn.Module,
     teacher: Any,
@@ -90,7 +102,8 @@ def residual_hint(
 
     The head sees the student's features; student's and teacher's output are both cut from the graph where it is told what
     is lacking. When training is over it is dropped with the method, or added: :func:`with_hint`. A student that is a
-    :class:`ResidualHead` keeps its own. Agreement with the teacher is watched for both: with the head and without.
+    :class:`ResidualHead` keeps its own. Agreement with the teacher is watched for both, with the head and without, and a job's
+    table has a row for each.
 
     Args:
         student: what learns: a module to outputs ``[N, C]``, or a :class:`ResidualHead`.
@@ -104,6 +117,7 @@ def residual_hint(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if features are neither given nor to be found, or given twice.
+    Family: feature.
     Source: Gao et al. 2020, arXiv:2002.09168; Li et al. 2020 (ResKD), arXiv:2006.04719, for outputs.
     Differs: both take a network of its own for the residual; this is one head on the student's features.
     """
@@ -120,7 +134,7 @@ def residual_hint(
         output, hint = "student", f"student.{features}"
         loss = ResidualHint()
         together = partial(_agreement, task, loss)
-    return Distillation(
+    return Hinting(
         Term(task.label_loss, output, label, weight=label_weight),
         Term(loss, hint, f"stop {output}", "teacher", weight=weight),
         student=student,

@@ -49,6 +49,7 @@ def review_kd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found.
+    Family: feature.
     Source: Chen et al. 2021, arXiv:2104.09044; the published code's weight, its 20 of 240 epochs of warming up, and
         its width.
     Differs: the levels are the stages that are chosen; the published code adds the pooled feature as one more.

@@ -46,6 +46,7 @@ def rkd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if there is neither ``layers`` nor ``example``.
+    Family: relation.
     Source: Park et al. 2019, arXiv:1904.05068; the weights as for classification in Tian et al. 2020.
     Differs: nothing.
     """

@@ -56,6 +56,7 @@ def rslad(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, for options that are none, or where the inputs are not one tensor of real numbers.
+    Family: robust.
     Source: Zi et al. 2021 (RSLAD), arXiv:2108.07969; all numbers as in its code.
     Differs: the divergence is added up over classes, where the code takes the mean, which is a tenth of it for ten classes.
     """

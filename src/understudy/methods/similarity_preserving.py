@@ -43,6 +43,7 @@ def similarity_preserving(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if there is neither ``layers`` nor ``example``.
+    Family: relation.
     Source: Tung and Mori 2019, arXiv:1907.09682; the weight as there.
     Differs: one pair of layers, as in Tian et al. 2020; the paper takes one of each stage where both have as many.
     """

@@ -54,6 +54,7 @@ def specialists(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, or without classes.
+    Family: several teachers.
     Source: Vongkulbhisal et al. 2019, CVPR, arXiv:1904.06062, for unlabelled samples; Hinton et al. 2015, arXiv:1503.02531,
         section 5, which asks the specialists whose classes a generalist names. The temperature as in :func:`kd`.
     Differs: the label says whom to ask; each teacher's mean is over the samples that it is asked of.

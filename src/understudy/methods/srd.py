@@ -53,6 +53,7 @@ def srd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found.
+    Family: feature.
     Source: Miles & Mikolajczyk 2024, arXiv:2303.11098; the weights of its published code for ImageNet.
     Differs: nothing but what is said of the loss.
     """

@@ -62,6 +62,7 @@ def sskd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, if there is neither ``layers`` nor ``example``, or where there is nothing to turn.
+    Family: contrastive.
     Source: Xu et al. 2020, arXiv:2006.07114; weights and temperatures as in its code.
     Differs: features are compared as they are, where the code first trains a projection of the teacher's on the task of finding
         the turned sample; one turn a step, where it has all three; every view counts, where it leaves out some wrong ones.

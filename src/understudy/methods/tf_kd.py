@@ -43,6 +43,7 @@ def tf_kd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task, or if alpha is out of range.
+    Family: self.
     Source: Yuan et al. 2020, arXiv:1909.11723, the regularisation; numbers as its code has them for CIFAR-100.
     Differs: as the loss, which is free of the number of classes. Its self-training is :func:`kd` with a trained copy of the
         student as teacher.

@@ -58,6 +58,7 @@ def tinybert(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if blocks or attentions are not to be found, or do not say how many heads they have.
+    Family: transformer.
     Source: Jiao et al. 2020, arXiv:1909.10351, equations 7 to 11.
     Differs: all losses in one stage, where the paper fits the layers first and the output after them. The embeddings are
         not compared; add a term for them. Each pair of blocks has a linear map of its own.

@@ -48,6 +48,7 @@ def uskd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task.
+    Family: self.
     Source: Yang et al. 2023, arXiv:2303.13005; numbers as its code has them for ImageNet.
     Differs: the code puts a linear head on the last layer but one by itself; here the student has it, or there is none.
     """

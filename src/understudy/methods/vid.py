@@ -47,6 +47,7 @@ def vid(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found.
+    Family: feature.
     Source: Ahn et al. 2019, arXiv:1904.05835; numbers as in Tian et al. 2020.
     Differs: nothing.
     """

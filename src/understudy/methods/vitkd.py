@@ -51,6 +51,7 @@ def vitkd(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError if layers are neither given nor to be found, or are fewer than two pairs.
+    Family: feature.
     Source: Yang et al. 2022, arXiv:2209.02432, with :func:`understudy.losses.squared_sum` and :class:`understudy.losses.ViTKD`.
     Differs: the token of the class takes part in the first blocks.
     """

@@ -44,6 +44,7 @@ def wsld(
         **options: of :class:`~understudy.Distillation`.
 
     Raises: InputError for another task.
+    Family: response.
     Source: Zhou et al. 2021, arXiv:2102.00650; numbers as its code has them for ImageNet.
     Differs: nothing.
     """

@@ -42,7 +42,19 @@ class Sizes:
 
 def arguments(recipe: Raw, parts: Parts, student: Callable[[], nn.Module], teacher: Any) -> dict[str, Any]:
     """What :func:`understudy.distill` is called with, but for folder, resume and console."""
-    same = ("task", "epochs", "seeds", "seed", "batch_size", "fine_tune", "accept", "device", "workers")
+    same = (
+        "task",
+        "epochs",
+        "seeds",
+        "seed",
+        "batch_size",
+        "fine_tune",
+        "accept",
+        "device",
+        "workers",
+        "draws",
+        "precision",
+    )
     teaching = recipe["teacher"]
     told = {
         "student": student,
@@ -55,6 +67,8 @@ def arguments(recipe: Raw, parts: Parts, student: Callable[[], nn.Module], teach
         "teacher_weights": teaching.get("weights"),
         "teacher_data": data_of(teaching["data"]).train if "data" in teaching else None,
         "teacher_optimizer": build("optimizer", teaching["optimizer"]) if "optimizer" in teaching else None,
+        "teacher_run": teaching.get("run", "auto"),
+        "store": teaching.get("store", "auto"),
         "optimizer": build("optimizer", recipe["optimizer"]),
         **{name: recipe[name] for name in same},
     }

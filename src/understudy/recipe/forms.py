@@ -185,6 +185,9 @@ def given(annotation: Any, value: Any, enter: Callable[[str, Mapping[str, Any]],
         return enter(kind, value)
     if annotation is Path:
         return Path(value)
+    if dataclasses.is_dataclass(annotation):
+        kind_of = typing.cast("type", annotation)
+        return kind_of(**{k: given(o.annotation, value[k], enter) for k, o in fields_of(kind_of).items() if k in value})
     parts = {key: given(a, v, enter) for key, a, v in inner(annotation, value)}
     if isinstance(value, list):
         return tuple(parts.values()) if typing.get_origin(annotation) is tuple else list(parts.values())

@@ -19,7 +19,7 @@ from understudy.recipe.examine import Examined, examine
 from understudy.recipe.text import Document, read
 from understudy.writing import make_folder, write_json, write_text
 
-__all__ = ["ENVIRONMENT", "FREE", "RECIPE", "Ran", "claim", "run"]
+__all__ = ["ENVIRONMENT", "FREE", "RECIPE", "Ran", "claim", "run", "wished"]
 
 RECIPE, ENVIRONMENT, REPORT = "recipe.yaml", "environment.json", "report.html"
 
@@ -65,9 +65,8 @@ def run(document: Document, out: Path, *, resume: bool = False, console: Console
     """
     console = console or Console(highlight=False)
     examined = examine(document, folder=out, resume=resume, console=console)
-    wishes = _wishes(document, examined, console)
-    claim(out, examined, resume)
-    for note in examined.notes:
+    wishes, missing = wished(document, examined)
+    for note in [*missing, *claim(out, examined, resume), *examined.notes]:
         console.print(note, soft_wrap=True)
     result = perform(examined.material)
     console.print()
@@ -80,8 +79,11 @@ def run(document: Document, out: Path, *, resume: bool = False, console: Console
     return ran
 
 
-def claim(out: Path, examined: Examined, resume: bool, free: Sequence[str] = FREE) -> None:
-    """Write the recipe and the environment; on a resume, see that it is the same recipe, but for the keys in ``free``."""
+def claim(out: Path, examined: Examined, resume: bool, free: Sequence[str] = FREE) -> list[str]:
+    """Write the recipe and the environment; on a resume, see that it is the same recipe, but for the keys in ``free``.
+
+    Returns: what is worth knowing. A resume where there is nothing yet begins, so that one command can be given again and again.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file. Choose another folder: --out.")
     known = out / RECIPE
@@ -90,7 +92,8 @@ def claim(out: Path, examined: Examined, resume: bool, free: Sequence[str] = FRE
         if changed:
             told = "\n".join(f"  {line}" for line in changed)
             raise InputError(f"{out}: holds a run of another recipe:\n{told}\nChoose another folder: --out.")
-        return
+        return []
+    new = resume and not (out / FACTS).exists()
     if (out / FACTS).exists() and not resume:
         raise InputError(f"{out}: already holds a run. Go on with it: --resume. Or choose another folder: --out.")
     foreign = sorted({file.name for file in out.iterdir()} - {RECIPE, ENVIRONMENT, "lock"}) if out.exists() else []
@@ -100,16 +103,20 @@ def claim(out: Path, examined: Examined, resume: bool, free: Sequence[str] = FRE
     write_text(known, examined.resolved.text())
     device = examined.material.settings(examined.material.stages["distilled"], 0).on()
     write_json(out / ENVIRONMENT, environment(device))
+    return [f"{out}: holds nothing to go on with yet. This begins at the start."] if new else []
 
 
-def _wishes(document: Document, examined: Examined, console: Console) -> dict[str, Any]:
-    """Page and export, as far as what they need is installed; what the recipe itself asks for is an error before the run."""
-    wishes = {name: examined.resolved.value[name] for name in _NEEDS}
+def wished(document: Document, examined: Examined) -> tuple[dict[str, Any], list[str]]:
+    """Page and export, as far as what they need is installed; and what is worth knowing of the others.
+
+    Raises: MissingExtra for what the recipe itself asks for.
+    """
+    wishes, notes = {name: examined.resolved.value[name] for name in _NEEDS}, list[str]()
     for name, modules in _NEEDS.items():
         if wishes[name] and not all(importlib.util.find_spec(module) for module in modules):
             missing = MissingExtra(f"{document.place((name,))}: {name}", _EXTRAS[name])
             if name in document.value:
                 raise missing
-            console.print(f"{missing} Until then there is none.", soft_wrap=True)
+            notes.append(f"{missing} Until then there is none.")
             wishes[name] = None
-    return wishes
+    return wishes, notes

@@ -14,6 +14,7 @@ from understudy.errors import InputError, MissingExtra, choices, raise_all
 from understudy.report import plots
 from understudy.report.cells import cells
 from understudy.report.curves import curves
+from understudy.report.layers import layers
 from understudy.report.picture import data_uri, is_small
 from understudy.report.words import cut, fit, left_out
 
@@ -25,7 +26,8 @@ MODELS, CLASSES, DIFFERENCES = 12, 30, 24
 LETTERS, VALUE = 400, 4000
 
 _KEYS = (
-    "title", "verdict", "columns", "rows", "curves", "soft_labels", "calibration", "confusion", "differences", "recipe", "environment",
+    "title", "verdict", "columns", "rows", "curves", "soft_labels", "calibration", "confusion", "differences", "layers", "recipe",
+    "environment",
 )  # fmt: skip
 
 
@@ -43,6 +45,9 @@ def page(run: Mapping[str, Any]) -> str:
             - ``calibration``: ``{model: {"bins": [{"confidence", "accuracy", "count"}], "error"}}``;
             - ``confusion``: ``{model: {"classes", "matrix"}}``, true classes down, predicted ones across;
             - ``differences``: ``[{"image" or "text", "label", "teacher", "student"}]``;
+            - ``layers``: ``{"student", "teacher", "term", "kind": "heat" | "samples", "measured", "figures": {model: {"mean", "half"}}}``
+              with ``"samples": [{"image", "words", "label", "maps": {model: {"values", "likeness"}}}]`` or with ``"labels"`` and
+              ``"matrices": {model: {"values", "likeness", "within", "between"}}``; or with ``"failed"``, a text;
             - ``recipe`` and ``environment``: ``{name: text}``.
 
     Raises: InputError for data of another form; MissingExtra without jinja2 or matplotlib.
@@ -69,6 +74,7 @@ def page(run: Mapping[str, Any]) -> str:
         calibration=_calibration(run.get("calibration") or {}),
         confusion=_confusion(run.get("confusion") or {}),
         differences=_differences(run.get("differences") or ()),
+        layers=layers(run.get("layers") or ()),
         recipe=_definitions(run.get("recipe") or {}),
         environment=_definitions(run.get("environment") or {}),
     )

@@ -7,17 +7,17 @@ import importlib
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from understudy.errors import CorruptError, InputError, MachineError, MissingExtra, choices
 
-__all__ = ["BlackBox", "Channels", "Gives", "as_logits", "fingerprint", "library"]
+__all__ = ["BlackBox", "Channels", "Gives", "as_logits", "check_options", "fingerprint", "last", "library", "told"]
 
-Gives = Literal["logits", "probabilities"]
-"""What a model puts out: logits, or values too; or probabilities, whose logarithm is taken."""
+Gives = Literal["logits", "probabilities", "independent"]
+"""What a model puts out: logits, or values too; probabilities of which one is true; or of labels each by itself."""
 
 Channels = Literal["first", "last"]
 """Where a model of pictures wants the channels: ``[N, C, H, W]`` as PyTorch has them, or ``[N, H, W, C]``."""
@@ -34,7 +34,8 @@ class BlackBox:
     Args:
         function: from numpy arrays, or arrays by name, to an array ``[N, ...]``.
         what: what it is, for errors: "ONNX model teacher.onnx".
-        gives: "probabilities" are clipped to ``floor`` and made logits by their logarithm, which softmax takes back.
+        gives: "probabilities" of classes, of which one is true, are made logits by their logarithm, which softmax takes back;
+            "independent" ones, of labels each by itself, are made logits that sigmoid takes back. None is below ``floor``.
         channels: "last" turns pictures ``[N, C, H, W]`` round before they go in.
         floor: smallest probability.
         known_by: files or bytes that identify it: a run is only resumed with a teacher that has the same. None if nothing does.
@@ -50,16 +51,7 @@ class BlackBox:
         floor: float = FLOOR,
         known_by: Iterable[bytes | Path] | None = None,
     ) -> None:
-        for name, value, allowed in (
-            ("gives", gives, ("logits", "probabilities")),
-            ("channels", channels, ("first", "last")),
-        ):
-            if value not in allowed:
-                raise InputError(f"{what}: {name}={value!r}. {choices(value, allowed)}")
-        if not 0 < floor < 1:
-            raise InputError(
-                f"{what}: floor={floor!r} must be above 0 and below 1: the smallest probability; 1e-6 is usual."
-            )
+        check_options(what, gives, channels, floor)
         self.function, self.what = function, what
         self.gives, self.channels, self.floor = gives, channels, floor
         if known_by is not None:
@@ -90,14 +82,14 @@ class BlackBox:
         except Exception as error:  # whatever the other library raises
             shapes = ", ".join(f"{list(t.shape)} of {t.dtype}" for t in given)
             raise InputError(
-                f"{self.what}: cannot take {shapes or 'what it is called with'}: {type(error).__name__}: {_told(error)}"
+                f"{self.what}: cannot take {shapes or 'what it is called with'}: {type(error).__name__}: {told(error)}"
             ) from error
         output = _tensor(answer, self.what)
         if given and output.shape[:1] != given[0].shape[:1]:
             raise InputError(
                 f"{self.what}: gave {list(output.shape)} for {given[0].shape[0]} samples; it must have a row for each of them."
             )
-        output = as_logits(output, self.floor, self.what) if self.gives == "probabilities" else output
+        output = output if self.gives == "logits" else as_logits(output, self.gives, self.floor, self.what)
         return output.to(given[0].device) if given else output
 
     def _array(self, value: Any) -> Any:
@@ -105,25 +97,49 @@ class BlackBox:
             return value
         value = value.detach().cpu()
         value = value.float() if value.dtype == torch.bfloat16 else value  # of which numpy knows nothing
-        return (value.movedim(1, -1) if self.channels == "last" and value.ndim == 4 else value).contiguous().numpy()
+        return (last(value) if self.channels == "last" else value).contiguous().numpy()
 
     def __repr__(self) -> str:
         return self.what
 
 
-def as_logits(probabilities: Tensor, floor: float, what: str) -> Tensor:
-    """The logarithm of probabilities, none of them below ``floor``, as float32 ``[N, C]``.
+def check_options(what: str, gives: object, channels: object, floor: float) -> None:
+    """Raise InputError for an option that is none."""
+    for name, value, allowed in (("gives", gives, get_args(Gives)), ("channels", channels, get_args(Channels))):
+        if value not in allowed:
+            raise InputError(f"{what}: {name}={value!r}. {choices(value, allowed)}")
+    if not 0 < floor < 1:
+        raise InputError(
+            f"{what}: floor={floor!r} must be above 0 and below 1: the smallest probability; 1e-6 is usual."
+        )
 
-    Of a single column, as of one sigmoid, two are made: no and yes.
 
-    Raises: InputError for what is below 0 or above 1.
+def last(pictures: Tensor) -> Tensor:
+    """Pictures ``[N, C, H, W]`` as ``[N, H, W, C]``; anything else as it is."""
+    return pictures.movedim(1, -1) if pictures.ndim == 4 else pictures
+
+
+def as_logits(probabilities: Tensor, gives: Gives, floor: float, what: str) -> Tensor:
+    """What softmax, or sigmoid if they are independent, takes back to these probabilities, none of them below ``floor``; float32.
+
+    Of a single column, as of one sigmoid, two classes are made: no and yes.
+
+    Raises: InputError for what is below 0 or above 1, and for rows of classes that do not add up to 1.
     """
     p = probabilities.double()
     p = p.unsqueeze(-1) if p.ndim == 1 else p
-    p = torch.cat([1 - p, p], -1) if p.shape[-1] == 1 else p
     if bool(((p < -1e-4) | (p > 1 + 1e-4)).any()):
         raise InputError(
             f"{what}: gives values from {float(p.min()):.4g} to {float(p.max()):.4g}, which are no probabilities. Say gives='logits'."
+        )
+    if gives == "independent":
+        return p.clamp(floor, 1 - floor).logit().float()
+    p = torch.cat([1 - p, p], -1) if p.shape[-1] == 1 else p
+    total = p.sum(-1)
+    if bool(((total - 1).abs() > 0.01).any()):
+        raise InputError(
+            f"{what}: gives rows that add up to {float(total.min()):.4g} to {float(total.max()):.4g}, and not to 1. Say gives='independent' "
+            "for labels of which several can be true, or gives='logits'."
         )
     return p.clamp(floor, 1.0).log().float()
 
@@ -136,17 +152,20 @@ def fingerprint(parts: Iterable[bytes | Path]) -> Tensor:
             sha.update(len(part).to_bytes(8, "big") + part)
             continue
         try:
-            content = part.read_bytes()
-        except FileNotFoundError as error:
+            with part.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+                size = file.tell()
+        except (FileNotFoundError, NotADirectoryError) as error:
             near = sorted(p.name for p in part.parent.glob("*")) if part.parent.is_dir() else []
-            raise InputError(f"{part}: there is no such file. {choices(part.name, near)}") from error
+            hint = choices(part.name, near) if near else "Is the folder's name right?"
+            raise InputError(f"{part}: there is no such file. {hint}") from error
         except IsADirectoryError as error:
             raise InputError(f"{part}: is a folder; give the file in it.") from error
         except OSError as error:
             raise MachineError(f"{part}: cannot be read: {error.strerror}.") from error
-        if not content:
+        if not size:
             raise CorruptError(f"{part}: is empty.")
-        sha.update(len(content).to_bytes(8, "big") + content)
+        sha.update(digest)
     return torch.frombuffer(bytearray(sha.digest()), dtype=torch.uint8)
 
 
@@ -193,5 +212,6 @@ def _numpy(answer: Any) -> Any:
     return array
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """What another library says, in a line."""
     return " ".join(str(error).split())[:300]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from understudy.errors import InputError
-from understudy.teachers.black_box import FLOOR, BlackBox
+from understudy.teachers.black_box import FLOOR, BlackBox, fingerprint
 
 __all__ = ["Estimator"]
+
+SCALES = (0.01, 1.0, 100.0)
+"""Of the noise by which it is known: what it was fitted on may be shares, or hundreds."""
 
 
 class Estimator(BlackBox):
@@ -22,14 +27,17 @@ class Estimator(BlackBox):
     and loading it runs that code. Load it yourself where you trust the file. Or export it to ONNX (skl2onnx, onnxmltools),
     and give :class:`~understudy.teachers.Onnx` the file with ``gives="probabilities"``.
 
+    It is known by what it says of rows of noise, so that a run is not resumed with another.
+
     Args:
-        estimator: fitted on labels 0, 1, ..., C - 1: its columns are the classes in this order.
+        estimator: fitted on labels 0, 1, ..., C - 1, its columns in this order; or on others, with ``classes``.
+        classes: its labels in the order of the student's outputs, as ``["cat", "dog"]`` where those are 0 and 1.
         floor: smallest probability; a forest's are often 0.
 
     Raises: InputError for what is no estimator or has not been fitted, for one that knows no probabilities, or for other labels.
     """
 
-    def __init__(self, estimator: Any, *, floor: float = FLOOR) -> None:
+    def __init__(self, estimator: Any, *, classes: Sequence[Any] | None = None, floor: float = FLOOR) -> None:
         what = f"{type(estimator).__name__}"
         if isinstance(estimator, str | bytes) or hasattr(estimator, "__fspath__"):
             raise InputError(
@@ -45,17 +53,57 @@ class Estimator(BlackBox):
                 f"Estimator: {what} is a classifier without probabilities, and a student learns those. Fit "
                 "CalibratedClassifierCV around it, or one with predict_proba."
             )
-        if labels is not None and not np.array_equal(labels, np.arange(len(labels))):
-            raise InputError(
-                f"Estimator: {what} was fitted on the labels {labels.tolist()[:8]}; its columns must be the student's classes: fit it on 0 to {len(labels) - 1}."
-            )
         self.classifies = labels is not None
+        self.order = None if labels is None else _order(labels, classes, what)
+        if labels is None and classes is not None:
+            raise InputError(f"Estimator: {what} is a regressor, which has no classes. Leave classes out.")
         super().__init__(self._ask, what, gives="probabilities" if self.classifies else "logits", floor=floor)
+        if (noise := self._of_noise()) is not None:
+            self.state_dict = lambda: {"digest": fingerprint([noise])}
 
     def _ask(self, array: Any) -> Any:
         rows = array.reshape(len(array), -1)
-        answer = self.estimator.predict_proba(rows) if self.classifies else self.estimator.predict(rows)
-        return answer[:, None] if not self.classifies and answer.ndim == 1 else answer
+        if self.order is None:
+            answer = np.asarray(self.estimator.predict(rows))
+            return answer[:, None] if answer.ndim == 1 else answer
+        answer = np.asarray(self.estimator.predict_proba(rows))
+        if answer.shape != (len(rows), len(self.order)):
+            raise InputError(
+                f"{self.what}: gave {list(answer.shape)} for {len(rows)} rows of {len(self.order)} classes; it must have a column for each."
+            )
+        return answer[:, self.order]
+
+    def _of_noise(self) -> bytes | None:
+        """What it says of rows of many scales, to four places: sums over threads differ in the last. None if it cannot."""
+        width = getattr(self.estimator, "n_features_in_", None)
+        if not isinstance(width, int | np.integer):
+            return None
+        noise = np.random.default_rng(0).normal(size=(32 * len(SCALES), int(width)))
+        rows = np.float32(noise * np.repeat(SCALES, 32)[:, None])
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                answer = np.asarray(self._ask(rows), dtype=np.float64)
+        except Exception:  # it wants something else than rows of numbers, which its first batch will tell
+            return None
+        return b"".join(f"{value:.3e}".encode() for value in answer.ravel())
+
+
+def _order(labels: np.ndarray[Any, Any], classes: Sequence[Any] | None, what: str) -> list[int]:
+    """The columns of its answer, as the student has them."""
+    known = labels.tolist()
+    if classes is None and known != list(range(len(known))):
+        raise InputError(
+            f"Estimator: {what} was fitted on the labels {known[:8]}; its columns must be the student's classes, 0 to {len(known) - 1} in this "
+            f"order. Name its labels in the order of the student's outputs: classes={sorted(known[:8], key=str)}."
+        )
+    if classes is None:
+        return list(range(len(known)))
+    if sorted(map(str, classes)) != sorted(map(str, known)) or not set(classes) <= set(known):
+        raise InputError(
+            f"Estimator: classes={list(classes)} are not the labels that {what} was fitted on: {known[:8]}."
+        )
+    return [known.index(label) for label in classes]
 
 
 def _labels(estimator: Any) -> np.ndarray[Any, Any] | None:

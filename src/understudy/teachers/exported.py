@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from understudy.batch import tensors
 from understudy.errors import InputError
+from understudy.teachers.black_box import fingerprint
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -57,9 +58,11 @@ class Exported:
         self._graphs: dict[torch.device, Any] = {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What it is known by: its weights and constants."""
+        """What it is known by: its weights, its constants, and what it does with them."""
         constants = {f"constant {k}": v for k, v in self._program.constants.items() if isinstance(v, Tensor)}
-        return {**self._program.state_dict, **constants}
+        called = [node for node in self._program.graph.nodes if node.op == "call_function"]
+        told = [f"{n.target} {[a for a in n.args if isinstance(a, bool | int | float | str | list)]}" for n in called]
+        return {**self._program.state_dict, **constants, "operators": fingerprint([repr(told).encode()])}
 
     def __deepcopy__(self, memo: object) -> Exported:
         return self  # it never changes

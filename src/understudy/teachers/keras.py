@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 import sys
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from understudy.errors import CorruptError, InputError, choices
-from understudy.teachers.black_box import FLOOR, BlackBox, Channels, Gives, fingerprint, library
+from understudy.errors import CorruptError, InputError, UnderstudyError, choices
+from understudy.teachers.black_box import (
+    FLOOR,
+    BlackBox,
+    Channels,
+    Gives,
+    as_logits,
+    check_options,
+    fingerprint,
+    last,
+    library,
+    told,
+)
 
 __all__ = ["Keras", "SavedModel", "keras"]
 
@@ -31,7 +47,8 @@ def keras(path: Path, *, gives: Gives = "logits", channels: Channels = "first", 
 
     Args:
         path: of the ``.keras`` file.
-        gives: "probabilities" if the model ends with a softmax or a sigmoid; their logarithm is taken.
+        gives: "probabilities" if the model ends with a softmax or the sigmoid of yes or no, "independent" if it ends with a sigmoid
+            for each of several labels; their logits are taken.
         channels: "last" if the model takes pictures ``[N, H, W, C]``, as Keras does by default.
         floor: smallest probability.
 
@@ -43,38 +60,42 @@ def keras(path: Path, *, gives: Gives = "logits", channels: Channels = "first", 
         raise InputError(
             f"{path}: is no .keras file. Older formats (.h5) may hold code. Load it in Keras and save it anew: model.save('teacher.keras')."
         )
+    if not zipfile.is_zipfile(path):
+        raise CorruptError(f"{path}: is damaged, or no file of Keras: it is no archive. Save or copy it anew.")
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", "torch")
     framework = library("keras", PURPOSE, "tf")
     try:
         model = framework.saving.load_model(str(path), compile=False, safe_mode=True)
     except Exception as error:  # whatever Keras and its backend raise
-        told = " ".join(str(error).split())[:300]
         if isinstance(error, OSError | KeyError):
-            raise CorruptError(f"{path}: is damaged, or no file of Keras {framework.__version__}: {told}") from error
+            raise CorruptError(
+                f"{path}: is damaged, or no file of Keras {framework.__version__}: {told(error)}"
+            ) from error
         raise InputError(
-            f"{path}: cannot be loaded by Keras {framework.__version__} without running code that it holds: {told} Where you trust it, "
+            f"{path}: cannot be loaded by Keras {framework.__version__} without running code that it holds: {told(error)} Where you trust it, "
             "load it yourself, and give Keras(model), in Python or through --plugin."
         ) from error
-    return _read(model, gives, channels, floor, [path])
-
-
-def _read(model: Any, gives: Gives, channels: Channels, floor: float, known_by: list[Path] | None) -> Any:
     if isinstance(model, nn.Module):
         return Keras(model, gives=gives, channels=channels, floor=floor)
 
     def answer(*arrays: Any) -> Any:
         return model(arrays[0] if len(arrays) == 1 else list(arrays), training=False)
 
-    return BlackBox(answer, f"Keras model {model.name}", gives=gives, channels=channels, floor=floor, known_by=known_by)
+    return BlackBox(answer, f"Keras model {model.name}", gives=gives, channels=channels, floor=floor, known_by=[path])
 
 
 class Keras(nn.Module):
-    """A model of Keras on torch. Its layers can be read by their Keras names: ``teacher.conv2d``.
+    """A model of Keras on torch. Its layers can be read by their Keras names: ``teacher.conv2d``, ``teacher.base.conv2d``.
+
+    It runs in inference, where the input is, and in eval mode from the start. With ``channels="last"`` the maps of its layers are
+    turned as its pictures are, so that what is read is ``[N, C, H, W]`` as PyTorch's layers have it. A layer of a name that every
+    module has, such as "train", is read with a ``_`` after it.
 
     Args:
         model: in the memory of this program, on the torch backend.
-        gives: "probabilities" if it ends with a softmax or a sigmoid; their logarithm is taken.
+        gives: "probabilities" if it ends with a softmax or the sigmoid of yes or no, "independent" if it ends with a sigmoid for
+            each of several labels; their logits are taken.
         channels: "last" if it takes pictures ``[N, H, W, C]``.
         floor: smallest probability.
 
@@ -90,25 +111,103 @@ class Keras(nn.Module):
                 f"Keras: a {type(model).__name__} is no Keras model on the torch backend. Set KERAS_BACKEND=torch before keras is "
                 "imported; or give a function of arrays: BlackBox(lambda x: model(x, training=False), 'my model')."
             )
-        BlackBox(model, "Keras", gives=gives, channels=channels, floor=floor)  # which says what is wrong with them
+        self.what = f"Keras model {model.name}"
+        check_options(self.what, gives, channels, floor)
         self.gives, self.channels, self.floor = gives, channels, floor
-        # Not a submodule itself: its layers are, under their own names.
-        self._held = (model,)
-        layers: Any = model.layers
-        for layer in layers:
-            self.add_module(layer.name.replace(".", "_"), layer)
+        self._held = (model,)  # not a submodule: it knows its weights by paths, which are others after each loading
+        _show(self, model, channels)
+        self.eval()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Keras:
+        (model,) = copy.deepcopy(self._held, memo)
+        return Keras(model, gives=self.gives, channels=self.channels, floor=self.floor)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The model's output, in inference."""
-        given = [x.movedim(1, -1) if self.channels == "last" and x.ndim == 4 else x for x in inputs]
-        output: Tensor = self._held[0](given[0] if len(given) == 1 else given, training=False)
-        return _logarithm(output, self.floor) if self.gives == "probabilities" else output
+        if torch.compiler.is_compiling():  # Keras asks at each step what it runs on
+            return torch.compiler.disable(self._answer)(*inputs)  # type: ignore[no-any-return]
+        return self._answer(*inputs)
+
+    def _answer(self, *inputs: Tensor) -> Tensor:
+        given = [last(x) if self.channels == "last" else x for x in inputs]
+        try:
+            with _shown(self), _on(inputs[0].device):
+                output: Any = self._held[0](given[0] if len(given) == 1 else given, training=False)
+        except (UnderstudyError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever Keras raises
+            shapes = ", ".join(f"{list(x.shape)} of {x.dtype}" for x in inputs)
+            turn = (
+                "" if self.channels == "last" else " Pictures [N, H, W, C] are made of PyTorch's with channels='last'."
+            )
+            raise InputError(
+                f"{self.what}: cannot take {shapes}: {type(error).__name__}: {told(error)}{turn}"
+            ) from error
+        if not isinstance(output, Tensor):
+            raise InputError(
+                f"{self.what}: gave a {type(output).__name__}, not one tensor. Make a model of one output: keras.Model(model.inputs, model.outputs[0])."
+            )
+        return output if self.gives == "logits" else as_logits(output, self.gives, self.floor, self.what)
 
 
-def _logarithm(p: Tensor, floor: float) -> Tensor:
-    """As :func:`~understudy.teachers.black_box.as_logits`, with a gradient."""
-    p = torch.cat([1 - p, p], -1) if p.shape[-1] == 1 else p
-    return p.float().clamp(floor, 1.0).log()
+class _Layer(nn.Module):
+    """What a layer of Keras takes in and puts out: called with both while the model runs, so that its hooks see them."""
+
+    def __init__(self, layer: Any, channels: Channels) -> None:
+        super().__init__()
+        self._held = (layer,)
+        self._channels = channels
+        _show(self, layer, channels)
+
+    def forward(self, given: Any, output: Any) -> Any:
+        return output
+
+    def hook(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Of the layer itself."""
+        first = args[0] if args else None
+        self(*(tree_map_only(Tensor, _turned, x) if self._channels == "last" else x for x in (first, output)))
+
+
+def _turned(x: Tensor) -> Tensor:
+    return x.movedim(-1, 1) if x.ndim == 4 else x
+
+
+def _show(module: nn.Module, model: Any, channels: Channels) -> None:
+    """Give a module the model's layers as submodules, and the weights that are in none of them as parameters."""
+    inner: list[Any] = [layer for layer in getattr(model, "layers", ()) if type(layer).__name__ != "InputLayer"]
+    for layer in inner:
+        module.add_module(_name(module, layer.name), _Layer(layer, channels))
+    theirs = {id(weight) for layer in inner for weight in getattr(layer, "weights", ())}
+    for weight in getattr(model, "weights", ()):
+        if id(weight) not in theirs:
+            parts = weight.path.split("/")  # such as functional/head/kernel
+            own = parts[parts.index(model.name) + 1 :] if model.name in parts else parts
+            module.register_parameter(_name(module, "_".join(own)), weight.value)
+
+
+def _name(module: nn.Module, name: str) -> str:
+    """One that a module can have."""
+    while hasattr(module, name):
+        name += "_"
+    return name
+
+
+@contextlib.contextmanager
+def _shown(model: nn.Module) -> Iterator[None]:
+    """What is asked for of the layers is told while the model runs."""
+    asked = [m for m in model.modules() if isinstance(m, _Layer) and (m._forward_hooks or m._forward_pre_hooks)]
+    handles = [m._held[0].register_forward_hook(m.hook) for m in asked]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Keras would take everything to the GPU where there is one."""
+    framework = sys.modules.get("keras")
+    return contextlib.nullcontext() if framework is None else framework.device(str(device))
 
 
 class SavedModel(BlackBox):
@@ -121,7 +220,8 @@ class SavedModel(BlackBox):
         path: of the folder.
         signature: which of its functions answers; "serving_default" is what Keras exports.
         output: its name, where the function has several.
-        gives: "probabilities" if the model ends with a softmax or a sigmoid; their logarithm is taken.
+        gives: "probabilities" if the model ends with a softmax or the sigmoid of yes or no, "independent" if it ends with a sigmoid
+            for each of several labels; their logits are taken.
         channels: "last" if the model takes pictures ``[N, H, W, C]``, as TensorFlow does on a CPU.
         floor: smallest probability.
 
@@ -150,7 +250,7 @@ class SavedModel(BlackBox):
             self._loaded = tensorflow.saved_model.load(str(path))
         except Exception as error:  # whatever TensorFlow raises
             raise CorruptError(
-                f"{path}: cannot be loaded by TensorFlow {tensorflow.__version__}: {' '.join(str(error).split())[:300]}"
+                f"{path}: cannot be loaded by TensorFlow {tensorflow.__version__}: {told(error)}"
             ) from error
         known = list(self._loaded.signatures)
         if signature not in known:
@@ -191,7 +291,7 @@ def _refuse_reaching_out(graph: Path) -> None:
     try:
         proto.ParseFromString(graph.read_bytes())
     except Exception as error:  # protobuf's own
-        raise CorruptError(f"{graph}: is damaged: {' '.join(str(error).split())[:200]}") from error
+        raise CorruptError(f"{graph}: is damaged: {told(error)}") from error
     found = set()
     for meta in proto.meta_graphs:
         found |= {node.op for node in meta.graph_def.node}

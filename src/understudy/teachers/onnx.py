@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from understudy.errors import CorruptError, InputError, choices
-from understudy.teachers.black_box import FLOOR, BlackBox, Channels, Gives, library
+from understudy.teachers.black_box import FLOOR, BlackBox, Channels, Gives, fingerprint, library, told
 
 __all__ = ["Onnx"]
 
@@ -31,7 +32,8 @@ class Onnx(BlackBox):
     Args:
         path: of the file.
         output: its name, where the model has several; "logits" or the first if not given.
-        gives: "probabilities" if the model ends with a softmax; their logarithm is taken.
+        gives: "probabilities" if the model ends with a softmax or the sigmoid of yes or no, "independent" if it ends with a sigmoid
+            for each of several labels; their logits are taken.
         channels: "last" if the model takes pictures ``[N, H, W, C]``, as those that come from TensorFlow may.
         floor: smallest probability.
 
@@ -52,9 +54,10 @@ class Onnx(BlackBox):
         path = Path(path)
         runtime = library("onnxruntime", "A teacher from an ONNX file", "onnx")
         what = f"ONNX model {path.name}"
-        beside = sorted(p for p in (path.with_name(path.name + ".data"),) if p.is_file())
-        super().__init__(self._run, what, gives=gives, channels=channels, floor=floor, known_by=[path, *beside])
         self.path = path
+        fingerprint([path])  # which says what is wrong with the file
+        files = [path, *_beside(path)]
+        super().__init__(self._run, what, gives=gives, channels=channels, floor=floor, known_by=files)
         self._session = _session(runtime, path)
         self._inputs = {i.name: i for i in self._session.get_inputs()}
         names = [o.name for o in self._session.get_outputs()]
@@ -94,5 +97,27 @@ def _session(runtime: Any, path: Path) -> Any:
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # classes of its own for each thing that can be wrong with a file
-        told = " ".join(str(error).split())[:300]
-        raise CorruptError(f"{path}: is no ONNX file that onnxruntime {runtime.__version__} can run: {told}") from error
+        raise CorruptError(
+            f"{path}: is no ONNX file that onnxruntime {runtime.__version__} can run: {told(error)}"
+        ) from error
+
+
+def _beside(path: Path) -> list[Path]:
+    """The files in which the model's weights are, where they are in files of their own."""
+    onnx = library("onnx", "A teacher from an ONNX file", "onnx")
+
+    def held(graph: Any) -> Iterator[Any]:
+        yield from graph.initializer
+        for attribute in (attribute for node in graph.node for attribute in node.attribute):
+            yield attribute.t
+            for inner in (attribute.g, *attribute.graphs):
+                yield from held(inner)
+
+    try:
+        tensors = list(held(onnx.load(str(path), load_external_data=False).graph))
+    except Exception as error:  # protobuf's own
+        raise CorruptError(f"{path}: is no ONNX file, or damaged: {told(error)}") from error
+    names = {Path(entry.value) for t in tensors for entry in t.external_data if entry.key == "location"}
+    if outside := sorted(str(name) for name in names if name.is_absolute() or ".." in name.parts):
+        raise InputError(f"{path}: names {outside[0]!r} for its weights; only files beside it, or below, are read.")
+    return sorted(path.parent / name for name in names)

@@ -1,37 +1,94 @@
-"""A teacher's outputs that were computed before."""
+"""A teacher's outputs that were asked for before."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
+
+import torch
 from torch import Tensor
 
+from understudy.address import Address
 from understudy.batch import Batch
 from understudy.errors import InputError
 
-__all__ = ["Stored"]
+__all__ = ["Stored", "Table", "field_of"]
+
+
+def field_of(address: Address) -> str:
+    """What a table calls what is at an address: the address after its model's name.
+
+    >>> field_of(Address.parse("teacher")), field_of(Address.parse("teacher.layer3/logits"))
+    ('', 'layer3/logits')
+    """
+    return str(address).removeprefix("stop ").removeprefix(address.model).removeprefix(".")
+
+
+class Table(Protocol):
+    """Rows by a sample's id and draw, as :class:`understudy.store.Reader` has them."""
+
+    @property
+    def fields(self) -> Collection[str]:
+        """Their names; see :func:`field_of`."""
+
+    def rows(self, ids: Tensor, draw: int = 0) -> Mapping[str, Tensor]:
+        """Of each field ``[N, ...]``, in the order of the ids."""
+
+
+class InMemory:
+    """A table of tensors.
+
+    Args:
+        tensors: by field, ``[draws * samples, ...]``: all samples of draw 0, then those of draw 1, ...
+        draws: of each sample.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], draws: int = 1) -> None:
+        self.fields = dict(tensors)
+        self.samples = len(next(iter(self.fields.values()))) // draws
+
+    def rows(self, ids: Tensor, draw: int = 0) -> dict[str, Tensor]:
+        """Of each field ``[N, ...]``."""
+        if len(ids) and int(ids.max()) >= self.samples:
+            raise InputError(
+                f"stored outputs: sample {int(ids.max())} is not among the {self.samples} that were stored."
+            )
+        return {name: table[ids.to(table.device) + draw * self.samples] for name, table in self.fields.items()}
 
 
 class Stored:
-    """A teacher that is a table: the output for each sample, by the batch's ``index``.
+    """A teacher that is a table: what stands there of each sample, by the batch's ``index`` and ``draw``.
 
     Args:
-        outputs: ``[samples, ...]``, in the order of the samples' ids.
+        outputs: ``[samples, ...]``, in the order of the samples' ids; or a table of several fields.
+        facts: what the table is of, if it is not in memory: a run that is resumed must have the same.
+        fixed: samples are the same at every draw, and stand there once.
     """
 
-    reads_batch = True
-    """Tells the reader to give it the batch itself, and not what models are called with."""
-
-    def __init__(self, outputs: Tensor) -> None:
-        self.outputs = outputs
+    def __init__(self, outputs: Tensor | Table, *, facts: str = "", fixed: bool = True) -> None:
+        self.table = InMemory({"": outputs}) if isinstance(outputs, Tensor) else outputs
+        self.facts, self.fixed = facts, fixed
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What identifies it: a run that is resumed must have the same table."""
-        return {"outputs": self.outputs}
+        """What identifies it."""
+        if isinstance(self.table, InMemory):
+            return {name or "outputs": tensor for name, tensor in self.table.fields.items()}
+        return {"facts": torch.frombuffer(bytearray(self.facts.encode()), dtype=torch.uint8)}
+
+    def lacks(self, address: Address) -> str | None:
+        """Why it does not have what is at an address; None if it has."""
+        if field_of(address) in self.table.fields:
+            return None
+        held = ", ".join(repr(name) if name else "the last output" for name in self.table.fields)
+        return f"address '{address}': {address.model} is a table of stored outputs, and this is not among them: {held}."
+
+    def at(self, batch: Batch, addresses: Iterable[Address]) -> dict[Address, Tensor]:
+        """The rows of the batch's samples, at each address."""
+        index = batch["index"]
+        rows = self.table.rows(index, 0 if self.fixed else int(batch["draw"]))
+        return {address: rows[field_of(address)].to(index.device, non_blocking=True) for address in addresses}
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The rows of the batch's samples."""
-        index = batch["index"]
-        if len(index) and int(index.max()) >= len(self.outputs):
-            raise InputError(
-                f"stored outputs: sample {int(index.max())} is not among the {len(self.outputs)} that were stored."
-            )
-        return self.outputs[index.to(self.outputs.device)].to(index.device)
+        """The last output of the batch's samples."""
+        last = Address.parse("teacher")
+        return self.at(batch, [last])[last]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from understudy.data.augment import Augment, viewed
 from understudy.data.images import ImageFolder, image_folder
 from understudy.data.parts import Parts
 from understudy.data.shares import groups_of, held_out, shares_of
@@ -25,11 +27,15 @@ def images(
     unlabelled: Path | None = None,
     channels: Literal[1, 3, 4] = 3,
     seed: int = 0,
+    augment: Augment | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
 ) -> Parts:
     """Pictures in folders: each sub-folder is a class, and its name the label.
 
     Pictures without a label lie in a sub-folder called "unlabelled", or beside the sub-folders. They are trained on with
-    the teacher's answer alone.
+    the teacher's answer alone. With ``augment``, or with ``mean`` and ``std``, pictures are decoded once and stay in memory if
+    they fit in 2 GB; else whenever they are asked for, which wants workers. The views are the same.
 
     Args:
         train: the training folder.
@@ -39,6 +45,10 @@ def images(
         unlabelled: a folder of more pictures, whose sub-folders are not looked at.
         channels: 1 for grey, 3 for colour, 4 with opacity.
         seed: of which pictures are held out.
+        augment: what is random in the views of a training picture: crop and shift (pixels), fill ("zero" or "reflect") and
+            flip, as in ``{crop: 4, flip: true}``; by default nothing.
+        mean: subtracted from every picture's channels in [0, 1]; by default nothing is.
+        std: by which every picture's channels are divided.
 
     Raises: InputError for folders that are not there, are empty or have other classes; MissingExtra without Pillow.
     """
@@ -54,7 +64,8 @@ def images(
         if folder is not None and part not in parts:
             parts[part] = image_folder(Path(str(folder)), size=size, channels=channels, classes=whole.classes)
     more = None if unlabelled is None else image_folder(Path(unlabelled), size=size, channels=channels)
-    return Parts(parts["train"], parts["valid"], parts.get("test"), whole.classes, more, tuple(notes))
+    found = Parts(parts["train"], parts["valid"], parts.get("test"), whole.classes, more, tuple(notes))
+    return viewed(found, augment, mean, std)
 
 
 def _some(folder: ImageFolder, samples: list[int]) -> ImageFolder:

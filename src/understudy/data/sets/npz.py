@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.data.arrays import npz as arrays
+from understudy.data.augment import Augment, viewed
 from understudy.data.parts import Parts
 from understudy.data.shares import check_classes, groups_of, held_out, shares_of
 from understudy.errors import InputError
@@ -27,12 +28,16 @@ def npz(
     unlabelled: Path | None = None,
     classes: Sequence[str] | None = None,
     seed: int = 0,
+    augment: Augment | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
 ) -> Parts:
     """Arrays that numpy saved in `.npz` files, one row a sample.
 
     One file may hold all parts: ``inputs="x_{part}"`` and ``label="y_{part}"`` read ``x_train`` and ``y_train``, and where
     the file has them ``x_valid``, ``x_test`` and ``x_unlabelled``. Arrays come as they are: numbers that a model can
-    compute with, pictures as ``[N, C, H, W]`` of floats. Nothing is ever unpickled.
+    compute with, pictures as ``[N, C, H, W]`` of floats. With ``augment``, or with
+    ``mean`` and ``std``, pictures may be bytes, and ``[N, H, W, C]`` or ``[N, H, W]``. Nothing is ever unpickled.
 
     Args:
         train: the training file.
@@ -45,6 +50,10 @@ def npz(
         unlabelled: a file of more rows; by default the file's own part, or else none.
         classes: names, in the order of their labels.
         seed: of which rows are held out.
+        augment: what is random in the views of a training picture: crop and shift (pixels), fill ("zero" or "reflect") and
+            flip, as in ``{crop: 4, flip: true}``; by default nothing.
+        mean: subtracted from every picture's channels (in [0, 1] where they are bytes); by default nothing is.
+        std: by which every picture's channels are divided.
 
     Raises: InputError for files and arrays that are not there, or do not go together; CorruptError for a damaged file.
     """
@@ -70,7 +79,8 @@ def npz(
     labels = {part: found["label"] for part, found in fields.items() if part != "unlabelled"}
     check_classes(where, labels, classes, "unlabelled" in fields)
     names = None if classes is None else tuple(classes)
-    return Parts(fields["train"], fields["valid"], fields.get("test"), names, fields.get("unlabelled"), tuple(notes))
+    found = Parts(fields["train"], fields["valid"], fields.get("test"), names, fields.get("unlabelled"), tuple(notes))
+    return viewed(found, augment, mean, std)
 
 
 def _of(part: str, names: Any) -> Any:

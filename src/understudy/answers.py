@@ -1,0 +1,169 @@
+"""What a teacher says of every sample, asked once, and then read by every student that wants to know.
+
+A method's terms read the teacher at addresses. Where these are plain outputs of a frozen teacher, and so depend on the sample and
+its draw alone, they are written to a :class:`~understudy.store.Store` and the method is given that in the teacher's place; it does
+not notice. Seeds and students of one job share it, and so can other jobs, if it has a folder of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from understudy import parallel
+from understudy.address import Address
+from understudy.batch import Batch, tensors
+from understudy.callbacks import counting
+from understudy.errors import InputError
+from understudy.examples import device_of
+from understudy.inference import Inference
+from understudy.material import Material
+from understudy.method import Distillation, Method
+from understudy.reading import Reader
+from understudy.state import digest
+from understudy.store import Field, Store
+from understudy.teachers.stored import InMemory, Stored, field_of
+
+__all__ = ["BATCH", "Answers", "asked_of"]
+
+TEACHER = "teacher"
+BATCH = 256
+IN_MEMORY = 256 * 2**20
+"""Bytes up to which a job without a folder keeps what the teacher says."""
+
+EXACT = 1 * 2**30
+"""Bytes up to which a store that nobody asked for keeps float32; above, half of that."""
+
+MOST = 16 * 2**30
+"""Bytes from which on nothing is stored unless it is asked for."""
+
+
+def asked_of(method: Method) -> list[Address]:
+    """The addresses of the teacher that a method reads, if all of them depend on a sample alone; else none.
+
+    Only of methods made of terms and nothing else: others may ask the teacher about inputs of their own making.
+    """
+    if type(method) is not Distillation or TEACHER not in method.frozen:
+        return []
+    terms = [a for term in method.terms for a in term.addresses if term.weight != 0]  # type: ignore[union-attr]
+    found = [a for a in [*terms, *(a for _, at in method.watch.values() for a in at)] if a.model == TEACHER]
+    plain = all(a.view is None and a.parameter is None for a in found)
+    return list({field_of(a): a for a in found}.values()) if plain else []
+
+
+class Answers:
+    """A teacher's answers to everything that a job's students will be asked.
+
+    Args:
+        material: of the job.
+        teacher: who is asked.
+        addresses: where; see :func:`asked_of`.
+
+    Attributes:
+        fixed: whether samples are the same at every draw.
+        draws: of each sample that students will see.
+    """
+
+    def __init__(self, material: Material, teacher: Any, addresses: list[Address]) -> None:
+        self.material, self.plan, self.addresses = material, material.plan, addresses
+        self.data, self.seed = material.data["train"], self.plan.seed
+        self.fixed = self.data.source.is_fixed()
+        self.draws = 1 if self.fixed else min(self.plan.draws or self.plan.epochs, self.plan.epochs)
+        self.ask_as(teacher)
+
+    def ask_as(self, teacher: Any) -> None:
+        """Ask it so from now on."""
+        self.teacher, self.device = teacher, device_of(teacher)
+        self.reader = Reader({TEACHER: teacher}, (), call=self.plan.call)
+
+    @property
+    def passes(self) -> int:
+        """How often the teacher runs for all of them, in batches of :data:`BATCH`."""
+        return self.draws * math.ceil(self.data.samples / BATCH)
+
+    def bytes(self, itemsize: int = 4) -> int:
+        """What they take."""
+        values = sum(math.prod(shape) for shape in self._shapes().values())
+        return values * itemsize * self.data.samples * self.draws
+
+    @property
+    def wanted(self) -> bool:
+        """Whether they are to be asked beforehand: where students would ask more often than once, and there is room."""
+        if not self.addresses or self.plan.store is None:
+            return False
+        repeated = self.plan.seeds * self.plan.epochs > self.draws
+        room = IN_MEMORY if self._in_memory else MOST
+        return self.plan.store != "auto" or (repeated and self.bytes(2) <= room)
+
+    @property
+    def _in_memory(self) -> bool:
+        """Whether they are kept for this job alone: where there is no folder, or nothing to know a teacher again by."""
+        known = hasattr(self.teacher, "state_dict")
+        if self.plan.store == "auto":
+            return self.plan.path is None or not known
+        if not known:
+            raise InputError(
+                f"store: a {type(self.teacher).__name__} cannot be known again, so that its answers could be another's. "
+                "Give a module as teacher, or leave store out."
+            )
+        return False
+
+    def told(self) -> str:
+        """What they are of, in words."""
+        views = "" if self.draws == 1 else f" in {self.draws} views each"
+        return f"{self.data.samples} samples{views}"
+
+    def stored(self) -> Stored:
+        """All of them: from the store, if they are there, else asked now."""
+        if self._in_memory:
+            parts = [self.ask(ids, draw) for draw in range(self.draws) for ids in self._batches()]
+            whole = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+            return Stored(InMemory(whole, self.draws), fixed=self.fixed)
+        store = self._store()
+        with counting("soft labels", self.plan.console or Console(), self.plan.progress) as told:
+            store.fill(self.ask, batch=BATCH, rank=parallel.rank(), ranks=parallel.ranks(), progress=told)
+        parallel.meet(self.device)
+        return Stored(store.reader(), facts=json.dumps(store.manifest.facts, sort_keys=True), fixed=self.fixed)
+
+    def ask(self, ids: Tensor, draw: int) -> dict[str, Tensor]:
+        """The teacher's answers to these samples at a draw, by field."""
+        batch = Batch.of(self.data.source.rows(ids, draw, self.seed), index=ids).to(self.device)
+        with torch.no_grad():
+            read = self.reader.read(batch, self.addresses)
+        return {field_of(a): read[a].float().cpu() for a in self.addresses}
+
+    def _batches(self) -> tuple[Tensor, ...]:
+        parts: tuple[Tensor, ...] = torch.arange(self.data.samples).split(BATCH)
+        return parts
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(t.shape[1:]) for name, t in self.ask(torch.arange(min(2, self.data.samples)), 0).items()}
+
+    def _store(self) -> Store:
+        encoding = "fp32" if self.bytes(4) <= EXACT else "fp16"
+        fields = {name: Field(shape, encoding) for name, shape in self._shapes().items()}
+        place = self.plan.path / "store" if self.plan.store == "auto" and self.plan.path else Path(str(self.plan.store))
+        if parallel.rank() == 0:
+            Store.create(place, self.facts(), self.data.samples, self.draws, fields)
+        parallel.meet(self.device)
+        return Store.create(place, self.facts(), self.data.samples, self.draws, fields)
+
+    def facts(self) -> dict[str, str]:
+        """What made them, by name: where one is another, the store is of something else."""
+        teacher = self.teacher
+        told = {"teacher": digest(getattr(teacher, "_orig_mod", teacher)), "data": self.data.digest}
+        told["run"] = teacher.name if isinstance(teacher, Inference) else "fp32"
+        if not self.fixed:  # what augments is known by what it makes
+            told["seed of the samples"] = str(self.seed)
+            sha = hashlib.sha256()
+            for tensor in tensors(self.data.source.rows(torch.arange(min(8, self.data.samples)), 1, self.seed)):
+                sha.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            told["augmentation"] = sha.hexdigest()
+        return told

@@ -1,0 +1,154 @@
+"""How a frozen model runs: as it is, or as the inference that it is.
+
+A teacher learns nothing, so that nothing of what training needs must be kept: its weights may be constants of compiled code,
+its arithmetic bfloat16, its images in the order of channels that convolutions like best. Measured in ``benchmarks/step.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy.batch import Call, innermost, mapped, tensors
+from understudy.errors import InputError, choices
+from understudy.modes import evaluating
+from understudy.taps import Caught, Tapped
+
+__all__ = ["WAYS", "Inference", "Way"]
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run a frozen model.
+
+    Attributes:
+        bf16: compute in bfloat16 where autocast holds that to be safe; outputs and taps are float32 again.
+        channels_last: lay images out with the channels innermost.
+        compiled: by ``torch.compile``, with the weights as constants.
+    """
+
+    bf16: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+
+
+WAYS = {
+    "fp32": Way(),
+    "channels_last": Way(channels_last=True),
+    "bf16": Way(bf16=True, channels_last=True),
+    "compiled": Way(channels_last=True, compiled=True),
+    "compiled-bf16": Way(bf16=True, channels_last=True, compiled=True),
+}
+"""By name; ``fp32`` leaves the model as it is, whatever its own dtype."""
+
+
+class Inference(nn.Module):
+    """A model that is only asked, and never trained, in one of the :data:`WAYS`. Give it to a method in the model's place.
+
+    Terms, taps, digests and errors see the model itself, which stays as it is; what runs is a copy. Where a gradient flows
+    through the model into its inputs, as in data-free methods, the model itself runs.
+
+    Args:
+        model: what is asked.
+        way: a name of :data:`WAYS`.
+
+    Raises: InputError for a way that there is not, or for what is no module and has nothing to be converted.
+    """
+
+    def __init__(self, model: nn.Module, way: str) -> None:
+        super().__init__()
+        if way not in WAYS:
+            raise InputError(f"run={way!r} is no way to run a teacher. {choices(way, WAYS)}")
+        bare = getattr(model, "_orig_mod", model)
+        if not isinstance(bare, nn.Module):
+            raise InputError(f"run={way!r}: a {type(model).__name__} is no module and runs as it does; leave run out.")
+        self._orig_mod: nn.Module = bare  # the name under which torch keeps what it wraps; `unwrap` knows it
+        self.name = way
+        # In a list, where neither parameters() nor state_dict() nor placement finds it.
+        self._copy: list[nn.Module] = []
+        self._tapped: dict[tuple[frozenset[str], bool], Tapped] = {}
+        self._shapes: dict[frozenset[str], Shapes] = {}
+
+    @property
+    def way(self) -> Way:
+        """How it runs."""
+        return WAYS[self.name]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Inference:
+        # Compiled code belongs to this object, and the copy is made anew when it is asked.
+        return Inference(copy.deepcopy(self._orig_mod, memo), self.name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model gives, without gradient."""
+        with torch.no_grad():
+            output, _ = self.read(lambda model, inputs: model(*inputs[0], **inputs[1]), (args, kwargs), frozenset())
+        return output
+
+    def read(
+        self, give: Call, inputs: Any, taps: frozenset[str], *, name: str = "teacher"
+    ) -> tuple[Any, dict[str, list[Caught]]]:
+        """The model's output and what the taps caught, as float32 where it computed in less. Call it without gradient."""
+        model = self._converted()
+        laid = mapped(innermost, inputs) if self.way.channels_last else inputs
+        shapes = tuple(tuple(t.shape) for t in tensors(laid))
+        # Compiled for one shape: for the smaller last batch of an epoch it is not worth to do it again.
+        compiled = self.way.compiled and self._shapes.setdefault(taps, shapes) == shapes
+        tapped = self._tapped.get((taps, compiled))
+        if tapped is None:
+            tapped = self._tapped[taps, compiled] = Tapped(name, model, taps, compiled)
+        device = next((t.device.type for t in tensors(laid)), "cpu")
+        with evaluating(model), self._running(device, compiled):
+            output, caught = tapped(give, laid, ())
+        if not self.way.bf16:
+            return output, caught
+        return mapped(_wide, output), {
+            tap: [c._replace(output=mapped(_wide, c.output)) for c in calls] for tap, calls in caught.items()
+        }
+
+    def _converted(self) -> nn.Module:
+        """The copy that runs, where the model now is."""
+        if self.way == Way():
+            return self._orig_mod
+        if self._copy and _place(self._copy[0]) != _place(self._orig_mod):
+            self._copy.clear()
+            self._tapped.clear()
+            self._shapes.clear()
+        if not self._copy:
+            made = copy.deepcopy(self._orig_mod).requires_grad_(False)
+            if self.way.channels_last:
+                made = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._copy.append(made)
+        return self._copy[0]
+
+    @contextlib.contextmanager
+    def _running(self, device: str, compiled: bool) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            if self.way.bf16:
+                stack.enter_context(torch.autocast(device, torch.bfloat16))
+            if compiled:  # both when it is compiled and when it runs
+                stack.enter_context(_freezing())
+            yield
+
+
+def _freezing() -> contextlib.AbstractContextManager[Any]:
+    from torch._inductor import config  # takes a second, which only those pay who compile
+
+    return config.patch(freezing=True)  # type: ignore[no-any-return]
+
+
+def _place(model: nn.Module) -> torch.device | None:
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return None if first is None else first.device
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

@@ -1,0 +1,220 @@
+"""What a teacher says, asked once: the same students as when it is asked in every step, and no pixel of another draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from understudy import Distillation, Optim, Settings, Term, answers, distill, methods, train
+from understudy.answers import Answers, asked_of
+from understudy.batch import Batch
+from understudy.data.augment import Augment, Pictures
+from understudy.errors import AddressError, InputError
+from understudy.losses import cross_entropy, kl, mse
+from understudy.state import digest
+from understudy.teachers.stored import InMemory, Stored
+from understudy.zoo import CNN
+
+FEW: dict[str, Any] = {
+    "epochs": 3, "seeds": 2, "fine_tune": False, "progress": False, "batch_size": 16, "device": "cpu",
+    "optimizer": Optim("SGD", lr=0.05),
+}  # fmt: skip
+
+
+def data(samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(3, (samples,), generator=generator)
+    return torch.randn(samples, 1, 8, 8, generator=generator) + label[:, None, None, None], label
+
+
+TRAIN, VALID = data(48, 0), data(32, 1)
+
+
+def moving() -> Pictures:
+    return Pictures(TRAIN, augment=Augment(crop=2, flip=True))
+
+
+class Counted(nn.Module):
+    """A teacher that counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = CNN(4, classes=3)
+        optimizer = torch.optim.Adam(self.net.parameters(), lr=0.01)
+        for _ in range(40):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(self.net(TRAIN[0]), TRAIN[1]).backward()
+            optimizer.step()
+        self.asked = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += len(x)
+        logits: Tensor = self.net(x)
+        return logits
+
+
+def student() -> nn.Module:
+    torch.manual_seed(3)
+    return CNN(2, classes=3)
+
+
+def done(teacher: nn.Module, train: Any, **options: Any) -> Any:
+    return distill(student(), teacher, train, VALID, **(FEW | options))
+
+
+LAYERS = {"method": "attention_transfer", "layers": [("layer2", "net.layer2")]}
+
+
+@pytest.mark.parametrize("method", [{"method": "kd"}, LAYERS, {"method": "dkd"}], ids=["kd", "attention", "dkd"])
+@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize("kept", ["memory", "disk"])
+def test_students_are_those_that_a_live_teacher_makes(method: Any, moves: bool, kept: str, tmp_path: Path) -> None:
+    train = moving() if moves else TRAIN
+    place = {"folder": tmp_path / "run"} if kept == "disk" else {}
+    stored, live = done(Counted(), train, **method, **place), done(Counted(), train, store=None, **method)
+    for name, weights in stored.student.state_dict().items():
+        assert torch.allclose(weights, live.student.state_dict()[name], atol=2e-5), name
+
+
+def test_answers_of_another_draw_would_make_another_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = done(Counted(), moving(), store=None)
+
+    class Shifted(InMemory):
+        def rows(self, ids: Tensor, draw: int = 0) -> dict[str, Tensor]:
+            return super().rows(ids, (draw + 1) % 3)
+
+    monkeypatch.setattr(answers, "InMemory", Shifted)
+    off = done(Counted(), moving())
+    apart = [
+        float((a - b).abs().max())
+        for a, b in zip(off.student.state_dict().values(), live.student.state_dict().values(), strict=True)
+    ]
+    assert max(apart) > 1e-3
+
+
+def test_the_teacher_is_asked_once_for_all_seeds() -> None:
+    def asked(**options: Any) -> int:
+        teacher = Counted()
+        before = teacher.asked
+        done(teacher, **options)
+        return teacher.asked - before
+
+    live = asked(train=TRAIN, store=None)
+    stored = asked(train=TRAIN)
+    # Three epochs and a dry run of two seeds, against every sample once; two more show the shapes.
+    assert live - stored == 2 * (48 * 3 + 16) - (48 + 2)
+    assert asked(train=moving(), draws=2) - stored == 48
+
+
+def test_another_job_reads_the_same_store(tmp_path: Path) -> None:
+    students, counts = [], []
+    for name in ("a", "b", "c"):
+        teacher = Counted()
+        teacher.asked = 0
+        students.append(done(teacher, TRAIN, folder=tmp_path / name, store=tmp_path / "said").student)
+        counts.append(teacher.asked)
+    assert counts[0] - counts[1] == 48
+    assert counts[1] == counts[2]  # what checks and measures the teacher
+    assert len(set(map(digest, students))) == 1
+
+
+@pytest.mark.parametrize("other", ["teacher", "data", "views"])
+def test_a_store_of_something_else_is_refused_by_name(other: str, tmp_path: Path) -> None:
+    teacher, train = Counted(), moving()
+    done(teacher, train, store=tmp_path / "said")
+    told = {"teacher": "teacher was", "data": "data was", "views": "seed of the samples was"}[other]
+    more: dict[str, Any] = {"seed": 7} if other == "views" else {}
+    if other == "teacher":
+        with torch.no_grad():
+            teacher.net.head.bias += 1e-3
+    if other == "data":
+        train = Pictures(TRAIN, augment=Augment(crop=1, flip=True))
+    with pytest.raises(InputError, match=f"(?s)holds outputs of something else.*{told}"):
+        done(teacher, train, store=tmp_path / "said", **more)
+
+
+def test_a_function_cannot_fill_a_store_for_others(tmp_path: Path) -> None:
+    net = Counted().net
+
+    def teacher(x: Tensor) -> Tensor:
+        return net(x)  # type: ignore[no-any-return]
+
+    with pytest.raises(InputError, match="cannot be known again"):
+        done(teacher, TRAIN, store=tmp_path / "said")  # type: ignore[arg-type]
+    done(teacher, TRAIN, folder=tmp_path / "run")  # type: ignore[arg-type]
+    assert not (tmp_path / "run" / "store").exists()
+
+
+def test_a_broken_job_goes_on_with_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = done(Counted(), moving(), folder=tmp_path / "whole")
+    real = Answers.ask
+
+    def dying(self: Answers, ids: Tensor, draw: int) -> dict[str, Tensor]:
+        if draw == 2:
+            raise KeyboardInterrupt
+        return real(self, ids, draw)
+
+    monkeypatch.setattr(Answers, "ask", dying)
+    with pytest.raises(KeyboardInterrupt):
+        done(Counted(), moving(), folder=tmp_path / "broken")
+    monkeypatch.setattr(Answers, "ask", real)
+    teacher = Counted()
+    again = done(teacher, moving(), folder=tmp_path / "broken", resume=True)
+    assert digest(again.student) == digest(whole.student)
+
+
+# -- which methods can be served ---------------------------------------------------------------------------------------
+
+
+def of(*terms: Term, **options: Any) -> Distillation:
+    return Distillation(*terms, student=student(), teacher=Counted(), **options)
+
+
+def test_what_terms_read_is_what_is_asked() -> None:
+    made = of(
+        Term(cross_entropy, "student", "batch.label"),
+        Term(kl, "student", "teacher"),
+        Term(mse, "student.layer2", "teacher.net.layer1", weight=0.5),
+        Term(mse, "student.layer2", "teacher.net.layer2", weight=0),
+    )
+    assert [str(a) for a in asked_of(made)] == ["teacher", "teacher.net.layer1"]
+
+
+def test_what_depends_on_more_than_the_sample_is_asked_in_every_step() -> None:
+    assert asked_of(of(Term(kl, "student", "teacher@other"))) == []
+    assert asked_of(of(Term(mse, "student:head.bias", "teacher:net.head.bias"))) == []
+    assert asked_of(methods.adversarial_kd(student(), Counted())) == []
+    assert asked_of(methods.alone(student())) == []
+
+
+def test_a_table_has_what_was_stored_and_nothing_else() -> None:
+    made = of(Term(mse, "student.layer2", "teacher.net.layer2"))
+    with pytest.raises(
+        AddressError, match=r"teacher\.net\.layer2.*stored outputs, and this is not among them: the last"
+    ):
+        made.supply("teacher", Stored(torch.zeros(4, 3)))
+
+
+def test_a_batch_without_its_draw_is_not_served_that_of_another() -> None:
+    table = Stored(InMemory({"": torch.arange(8.0)[:, None]}, draws=2), fixed=False)
+    found = table(Batch.of({"input": torch.zeros(2)}, index=torch.tensor([3, 0]), draw=torch.tensor(1)))
+    assert found.flatten().tolist() == [7, 4]
+    with pytest.raises(AddressError, match="draw"):
+        table(Batch.of({"input": torch.zeros(2)}, index=torch.tensor([3, 0])))
+
+
+def test_plain_training_with_a_table_needs_no_job() -> None:
+    teacher = Counted().eval()
+    with torch.no_grad():
+        table = teacher(TRAIN[0])
+    ends = []
+    for given in (teacher, Stored(table)):
+        made = methods.kd(student(), given)
+        train(made, TRAIN, Settings(steps=3, batch_size=16, optimizer=Optim("SGD", lr=0.1), device="cpu"))
+        ends.append(made.student.state_dict()["head.weight"])
+    assert torch.allclose(ends[0], ends[1], atol=1e-6)
