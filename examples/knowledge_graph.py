@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -30,7 +31,6 @@ from understudy.report import Column, render
 LETTERS = unicodedata.ucd_3_2_0
 RELATIONS = ("base", "mark", "small", "script", "category")
 TOLD = "Teacher: 128 numbers for each entity; students: 16. ± 95 % t-interval."
-DECAY = {"TransE": (0.1, 0.1), "DistMult": (1.0, 0.3), "ComplEx": (1.0, 0.3)}
 COLUMNS = (Column("model", "model"), Column("MRR", "MRR"), Column("Hits@10", "Hits@10"))
 
 Fact = tuple[str, str, str]
@@ -124,9 +124,10 @@ def ranks(model: nn.Module, graph: Graph, part: int) -> Tensor:
     """Of the entity that is asked for, among those that are not known to be true too; equal scores share their rank."""
     asked, tail = graph.asked(part)
     with torch.no_grad():
-        scores = model(asked).masked_fill(graph.true[asked[:, 0], asked[:, 1]], -torch.inf)
-        own = model(asked).gather(1, tail[:, None])
-    return 1 + (scores > own).sum(1) + (scores == own).sum(1) / 2
+        said = model(asked)
+    own = said.gather(1, tail[:, None])
+    said = said.masked_fill(graph.true[asked[:, 0], asked[:, 1]], -torch.inf)
+    return 1 + (said > own).sum(1) + (said == own).sum(1) / 2
 
 
 def mrr(model: nn.Module, graph: Graph, part: int) -> float:
@@ -142,11 +143,11 @@ def fit(method: us.Method, graph: Graph, steps: int, seed: int, lr: float, decay
     return method.student.eval()
 
 
-def scores(student: nn.Module, teacher: nn.Module, *, structure: float = 0.0) -> us.Method:
+def scores(student: nn.Module, teacher: nn.Module, *, weight: float, structure: float = 0.0) -> us.Method:
     ends = ("student.head", "teacher.head", "student:entity.weight", "teacher:entity.weight", "batch.label")
     return us.Distillation(
         us.Term(cross_entropy, "student", "batch.label"),
-        us.Term(triple_scores, "student", "teacher"),
+        us.Term(triple_scores, "student", "teacher", weight=weight),
         us.Term(between_ends, *ends, weight=structure),
         student=student,
         teacher=teacher,
@@ -159,11 +160,29 @@ def between_ends(
     return triple_structure(student, student_table[tail], teacher, teacher_table[tail])
 
 
-WAYS: dict[str, Callable[[nn.Module, nn.Module], us.Method]] = {
-    "student alone": lambda student, teacher: us.methods.alone(student),
-    "kd": partial(us.methods.kd, alpha=0.5, temperature=1.0),
-    "scores": scores,
-    "scores and structure": partial(scores, structure=0.1),
+@dataclass(frozen=True)
+class Tuned:
+    """What was best on the validation facts: weight decay of teacher and student, and the weights of each way."""
+
+    decay: tuple[float, float]
+    alpha: float
+    temperature: float
+    scores: float
+    structure: float
+
+    def ways(self) -> dict[str, Callable[[nn.Module, nn.Module], us.Method]]:
+        return {
+            "student alone": lambda student, teacher: us.methods.alone(student),
+            "kd": partial(us.methods.kd, alpha=self.alpha, temperature=self.temperature),
+            "scores": partial(scores, weight=self.scores),
+            "scores and structure": partial(scores, weight=self.scores, structure=self.structure),
+        }
+
+
+TUNED = {
+    "TransE": Tuned((0.1, 0.1), alpha=0.9, temperature=2, scores=0.1, structure=1),
+    "DistMult": Tuned((1, 0.3), alpha=0.5, temperature=1, scores=1, structure=1),
+    "ComplEx": Tuned((1, 0.3), alpha=0.5, temperature=1, scores=1, structure=0.1),
 }
 
 
@@ -176,22 +195,25 @@ def table(
     score: str, graph: Graph, seeds: Sequence[int], steps: int, width: int = 128
 ) -> dict[str, dict[str, list[float]]]:
     torch.manual_seed(0)
-    decay = DECAY[score]
-    teacher = fit(us.methods.alone(Embedding(score, graph.entities, width)), graph, steps, 0, lr=0.03, decay=decay[0])
+    tuned = TUNED[score]
+    ways = tuned.ways()
+    teacher = fit(
+        us.methods.alone(Embedding(score, graph.entities, width)), graph, steps, 0, lr=0.03, decay=tuned.decay[0]
+    )
     found = {"teacher": {figure: [value] for figure, value in judged(teacher, graph).items()}}
     for seed in seeds:
         torch.manual_seed(seed)
         start = Embedding(score, graph.entities, width // 8)
-        for name, way in WAYS.items():
+        for name, way in ways.items():
             method = way(copy.deepcopy(start), teacher)
-            model = fit(method, graph, steps, seed, lr=0.1, decay=decay[1])
+            model = fit(method, graph, steps, seed, lr=0.1, decay=tuned.decay[1])
             for figure, value in judged(model, graph).items():
                 found.setdefault(name, {}).setdefault(figure, []).append(value)
     rows = [{"model": name, **{k: str(interval(v)) for k, v in figures.items()}} for name, figures in found.items()]
     sizes = " and ".join(f"{parameters(model):,}" for model in (teacher, start))
     screen = Console(width=80, highlight=False)
     screen.print(render(rows, COLUMNS, title=f"{score}: {sizes} parameters, {len(seeds)} seeds"))
-    for name in list(WAYS)[1:]:
+    for name in list(ways)[1:]:
         for figure, values in found[name].items():
             screen.print(f"{name}: {figure} {told(values, found['student alone'][figure])}.", soft_wrap=True)
     screen.print()

@@ -93,6 +93,7 @@ MATTERS = {
     "batch_size": dataclasses.replace(BASE, batch_size=2),
     "accumulate": dataclasses.replace(BASE, accumulate=2),
     "precision": dataclasses.replace(BASE, precision="bf16"),
+    "channels_last": dataclasses.replace(BASE, channels_last=True),
     "ema": dataclasses.replace(BASE, ema=0.5),
     "seed": dataclasses.replace(BASE, seed=1),
     "data_seed": dataclasses.replace(BASE, data_seed=1),

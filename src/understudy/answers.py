@@ -28,7 +28,7 @@ from understudy.material import Material
 from understudy.method import Distillation, Method
 from understudy.reading import Reader
 from understudy.state import digest
-from understudy.store import Field, Store
+from understudy.store import MANIFEST, Field, Store
 from understudy.teachers.stored import InMemory, Stored, field_of
 
 __all__ = ["BATCH", "Answers", "asked_of"]
@@ -58,21 +58,30 @@ def asked_of(method: Method) -> list[Address]:
     return list({field_of(a): a for a in found}.values()) if plain else []
 
 
+def _temperatures(method: Method) -> tuple[float, ...]:
+    """At which the losses of a method soften what they compare; 1 if none says so."""
+    losses = [term.loss for term in method.terms] if isinstance(method, Distillation) else []
+    told = [getattr(loss, "keywords", {}).get("temperature", getattr(loss, "temperature", None)) for loss in losses]
+    return tuple(sorted({float(t) for t in told if isinstance(t, (int, float))})) or (1.0,)
+
+
 class Answers:
     """A teacher's answers to everything that a job's students will be asked.
 
     Args:
         material: of the job.
         teacher: who is asked.
-        addresses: where; see :func:`asked_of`.
+        method: one that students will learn by; see :func:`asked_of`.
 
     Attributes:
+        addresses: where the teacher is asked; none if it cannot be asked beforehand.
         fixed: whether samples are the same at every draw.
         draws: of each sample that students will see.
     """
 
-    def __init__(self, material: Material, teacher: Any, addresses: list[Address]) -> None:
-        self.material, self.plan, self.addresses = material, material.plan, addresses
+    def __init__(self, material: Material, teacher: Any, method: Method) -> None:
+        self.material, self.plan, self.addresses = material, material.plan, asked_of(method)
+        self.temperatures = _temperatures(method) if material.task.name == "classification" else ()
         self.data, self.seed = material.data["train"], self.plan.seed
         self.fixed = self.data.source.is_fixed()
         self.draws = 1 if self.fixed else min(self.plan.draws or self.plan.epochs, self.plan.epochs)
@@ -126,11 +135,36 @@ class Answers:
             parts = [self.ask(ids, draw) for draw in range(self.draws) for ids in self._batches()]
             whole = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
             return Stored(InMemory(whole, self.draws), fixed=self.fixed)
-        store = self._store()
+        store = self.build(self._place)
+        temperature = self.temperatures[0] if len(self.temperatures) == 1 else None
+        return Stored(
+            store.reader(temperature=temperature),
+            facts=json.dumps(store.manifest.facts, sort_keys=True),
+            fixed=self.fixed,
+        )
+
+    def build(self, place: Path, encoding: str | None = None) -> Store:
+        """Fill a store with what it lacks of them.
+
+        Args:
+            place: its folder.
+            encoding: see :data:`understudy.store.ENCODINGS`; that of the store if it is there, else the shortest exact enough.
+        """
+        store = self._store(place, encoding)
         with counting("soft labels", self.plan.console or Console(), self.plan.progress) as told:
             store.fill(self.ask, batch=BATCH, rank=parallel.rank(), ranks=parallel.ranks(), progress=told)
         parallel.meet(self.device)
-        return Stored(store.reader(), facts=json.dumps(store.manifest.facts, sort_keys=True), fixed=self.fixed)
+        return store
+
+    def way(self) -> str | None:
+        """How the teacher ran that filled the store, if there is one: its rows go on so."""
+        known = not self._in_memory and (self._place / MANIFEST).exists()
+        return Store.open(self._place).manifest.facts.get("run") if known else None
+
+    @property
+    def _place(self) -> Path:
+        own = self.plan.store == "auto" and self.plan.path is not None
+        return self.plan.path / "store" if own and self.plan.path is not None else Path(str(self.plan.store))
 
     def ask(self, ids: Tensor, draw: int) -> dict[str, Tensor]:
         """The teacher's answers to these samples at a draw, by field."""
@@ -146,14 +180,20 @@ class Answers:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(t.shape[1:]) for name, t in self.ask(torch.arange(min(2, self.data.samples)), 0).items()}
 
-    def _store(self) -> Store:
-        encoding = "fp32" if self.bytes(4) <= EXACT else "fp16"
-        fields = {name: Field(shape, encoding) for name, shape in self._shapes().items()}
-        place = self.plan.path / "store" if self.plan.store == "auto" and self.plan.path else Path(str(self.plan.store))
+    def _store(self, place: Path, encoding: str | None) -> Store:
+        chosen = encoding or ("fp32" if self.bytes(4) <= EXACT else "fp16")
+        fields = {name: Field(shape, chosen, self._softened(name)) for name, shape in self._shapes().items()}
+        if (place / MANIFEST).exists() and encoding is None:
+            held = Store.open(place).manifest.fields
+            fields = {n: held[n] if n in held and held[n].shape == f.shape else f for n, f in fields.items()}
         if parallel.rank() == 0:
             Store.create(place, self.facts(), self.data.samples, self.draws, fields)
         parallel.meet(self.device)
         return Store.create(place, self.facts(), self.data.samples, self.draws, fields)
+
+    def _softened(self, field: str) -> tuple[float, ...]:
+        """The temperatures at which what is stored in a field is softened; features are not."""
+        return self.temperatures if not field else ()
 
     def facts(self) -> dict[str, str]:
         """What made them, by name: where one is another, the store is of something else."""

@@ -50,9 +50,9 @@ class Choices:
         self.file = None if folder is None else folder / FILE
         self.made: dict[str, Any] = read_json(self.file) if self.file is not None and self.file.exists() else {}
 
-    def teacher(self, teacher: Any, method: Method, times: int) -> Any:
-        """The teacher as it is to be asked: so often, and where the method reads it."""
-        wished = self.plan.teacher_run
+    def teacher(self, teacher: Any, method: Method, times: int, way: str | None = None) -> Any:
+        """The teacher as it is to be asked: so often, where the method reads it, and in the ``way`` that is settled already."""
+        wished = self.plan.teacher_run if way is None else way
         if not isinstance(teacher, nn.Module):
             return teacher
         if wished != "auto":

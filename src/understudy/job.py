@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from understudy.answers import Answers, asked_of
+from understudy.answers import Answers
 from understudy.callbacks import Bar, Callback
 from understudy.choices import Choices
 from understudy.data.order import preserved
@@ -180,11 +180,11 @@ class Job:
         material, choices = self.material, Choices(self.material, self._say)
         material.precision = choices.precision()
         method = material.method(material.student(), self.teacher)
-        answers = Answers(material, self.teacher, asked_of(method))
+        answers = Answers(material, self.teacher, method)
         if not answers.wanted:
             return choices.teacher(self.teacher, method, self.stages["distilled"].steps * self.plan.seeds)
         began = perf_counter()
-        answers.ask_as(choices.teacher(self.teacher, method, answers.passes))
+        answers.ask_as(choices.teacher(self.teacher, method, answers.passes, answers.way()))
         made = answers.stored()
         self._say(f"soft labels: {answers.told()}, once for all seeds")
         self.seconds["soft labels"] = [perf_counter() - began]

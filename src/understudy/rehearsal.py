@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from understudy.answers import Answers, asked_of
+from understudy.answers import Answers
 from understudy.batch import Batch
 from understudy.callbacks import Callback
 from understudy.data.order import preserved
@@ -235,7 +235,7 @@ def _method_of(material: Material, stage: str) -> Method:
 
 def _answers(material: Material) -> Answers | None:
     """What the job would ask its teacher beforehand, if it would."""
-    answers = Answers(material, material.teacher, asked_of(material.method(material.student(), material.teacher)))
+    answers = Answers(material, material.teacher, material.method(material.student(), material.teacher))
     return answers if answers.wanted else None
 
 

@@ -16,6 +16,7 @@ import pytest
 from understudy import errors
 from understudy.cli import EXIT_CODES, main, program
 from understudy.cli.given import resumable
+from understudy.cli.reference import with_parts
 from understudy.errors import Interrupted
 
 from .calls import Answer, call, environment, process, too_wide
@@ -32,6 +33,10 @@ FLAGS = {
     "eval": {"RUN", "--on", "--file", *LAID_OVER, "--json"},
     "export": {"RUN", "--to", *LAID_OVER, "--json"},
     "report": {"RUN", "--out"},
+    "store": set(),
+    "store build": {"RECIPE", "FOLDER", "--encoding", *LAID_OVER, "--json"},
+    "store verify": {"FOLDER", "--recipe", "--rows", *LAID_OVER, "--json"},
+    "store info": {"FOLDER", "--json"},
     "list": {"WHAT", "[NAME]", *LAID_OVER, "--json"},
     "data": {"NAME", "FOLDER"},
     "schema": {"--plugin"},
@@ -46,7 +51,8 @@ def flags(command: click.Command) -> set[str]:
 
 
 def test_verbs_and_their_flags_are_these() -> None:
-    assert {verb: flags(command) for verb, command in program.commands.items()} == FLAGS
+    found = {name: made for verb, command in program.commands.items() for name, made in with_parts(verb, command)}
+    assert {name: flags(command) for name, command in found.items()} == FLAGS
 
 
 def test_control_another_flag_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

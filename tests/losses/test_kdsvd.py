@@ -84,7 +84,7 @@ def twins(channels: int) -> Tensor:
 
 
 def test_the_gradient_stays_finite_where_singular_values_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b, c, d = random(1, 4, 1, 4)
+    _, b, c, d = random(1, 4, 1, 4)
 
     def gradient() -> Tensor:
         x = twins(4).requires_grad_()

@@ -40,7 +40,7 @@ SENTENCES = {
     "teacher: {model: CNN}": "teacher.model: CNN needs channels: write {name: CNN, channels: ...}.",
     # keys that are not there
     "epoch: 3": "a recipe has no key 'epoch'. Did you mean 'epochs'?",
-    "nonsense: 1": "a recipe has no key 'nonsense'. Allowed: task, data, student, teacher, method, terms, epochs, seeds, seed, batch_size, optimizer, fine_tune, ... (18 in all).",
+    "nonsense: 1": "a recipe has no key 'nonsense'. Allowed: task, data, student, teacher, method, terms, epochs, seeds, seed, batch_size, optimizer, fine_tune, ... (20 in all).",
     "temperature: 3": "a recipe has no key 'temperature'. It is an option of the method: write it there.",
     "lr: 3": "a recipe has no key 'lr'. It is an option of the optimizer: write it there.",
     "weights: x": "a recipe has no key 'weights'. It is an option of the teacher: write it there.",

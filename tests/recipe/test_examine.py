@@ -37,10 +37,14 @@ def with_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-OF_TRANSFORMERS = ("recipes/hugging-face", "recipes/vision/resnet152-resnet50-fitnets")  # the second: test_vision.py
+# They need more than an example's files; tried in the next test, in test_vision.py and in test_teachers.py.
+ELSEWHERE = tuple(
+    f"recipes/{name}"
+    for name in ("hugging-face", "vision/resnet152-resnet50-fitnets", "teachers/keras", "teachers/tensorflow")
+)
 
 
-@pytest.mark.parametrize("name", [name for name in READY if name not in OF_TRANSFORMERS])
+@pytest.mark.parametrize("name", [name for name in READY if name not in ELSEWHERE])
 def test_a_ready_recipe_is_sound_with_its_data(with_data: Path, name: str) -> None:
     file = with_data / READY[name].name
     file.write_text(READY[name].read_text(encoding="utf-8"), encoding="utf-8")

@@ -88,6 +88,8 @@ def test_there_are_the_ready_recipes_that_the_docs_name() -> None:
         "digits-hints",
         "hugging-face",
         "images",
+        "teachers/keras",
+        "teachers/tensorflow",
         "vision/resnet152-resnet50-fitnets",
     }
     assert set(templates()) == {"image-classification", "multi-label", "tabular-classification", "tabular-regression"}

@@ -69,22 +69,19 @@ def test_it_does_so_for_shards_of_any_size(rows: int | None, tmp_path: Path) -> 
 def off_by_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Reader._gathered
     monkeypatch.setattr(
-        Reader, "_gathered", lambda self, ids, first: right(self, (ids + 1) % self.manifest.samples, first)
+        Reader, "_gathered", lambda self, ids, draw: right(self, (ids + 1) % self.manifest.samples, draw)
     )
 
 
 def off_by_one_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Reader._gathered
 
-    def wrong(self: Reader, ids: Any, first: int) -> dict[str, Tensor]:
-        return right(self, ids, (first + self.manifest.shards_a_draw) % self.manifest.shards)
-
-    monkeypatch.setattr(Reader, "_gathered", wrong)
+    monkeypatch.setattr(Reader, "_gathered", lambda self, ids, draw: right(self, ids, (draw + 1) % DRAWS))
 
 
 def not_put_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Reader._gathered
-    monkeypatch.setattr(Reader, "_gathered", lambda self, ids, first: right(self, np.sort(ids), first))
+    monkeypatch.setattr(Reader, "_gathered", lambda self, ids, draw: right(self, np.sort(ids), draw))
 
 
 def one_shard_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from understudy.cli.listing import listing
 from understudy.cli.report import report
 from understudy.cli.run import run
 from understudy.cli.schema import schema
+from understudy.cli.store import store
 from understudy.errors import Interrupted, MachineError, UnderstudyError, choices
 from understudy.recipe.text import shown
 
@@ -74,7 +75,7 @@ def program(debug: bool) -> None:
     """Knowledge distillation for PyTorch: a small model takes over from a big one."""
 
 
-for verb in (demo, init, check, run, compare, evaluate, export, report, listing, data, schema, completion):
+for verb in (demo, init, check, run, compare, evaluate, export, report, store, listing, data, schema, completion):
     program.add_command(verb)
 
 

@@ -9,7 +9,7 @@ import click
 
 from understudy.cli import EXIT_CODES, program
 
-__all__ = ["reference"]
+__all__ = ["reference", "with_parts"]
 
 _TOP = """# The command line
 
@@ -23,12 +23,18 @@ options and names.
 
 def reference() -> str:
     """Every verb in Markdown: what it does, how it is called, its options, examples; and the exit codes."""
-    verbs = [_verb(name, command) for name, command in program.commands.items()]
+    verbs = [_verb(*verb) for name, command in program.commands.items() for verb in with_parts(name, command)]
     codes = ["## Exit codes", _table(["code", "meaning"], [[str(k), told] for k, told in EXIT_CODES.items()])]
     index = _table(
         ["verb", "what it does"], [[f"[`{n}`](#{n})", c.get_short_help_str(100)] for n, c in program.commands.items()]
     )
     return "\n\n".join([_TOP.rstrip(), index, *verbs, *codes]) + "\n"
+
+
+def with_parts(name: str, command: click.Command) -> list[tuple[str, click.Command]]:
+    """A verb, and those that stand behind it."""
+    parts = command.commands if isinstance(command, click.Group) else {}
+    return [(name, command), *((f"{name} {part}", made) for part, made in parts.items())]
 
 
 def _verb(name: str, command: click.Command) -> str:
@@ -39,7 +45,8 @@ def _verb(name: str, command: click.Command) -> str:
     made = [f"## {name}", told, f"```\n{usage}\n```"]
     options = [_option(p, context) for p in command.params if isinstance(p, click.Option)]
     made.append(_table(["option", "what it does"], options))
-    return "\n\n".join([*filter(None, made), f"```sh\n{_examples(command)}\n```"])
+    shown = [f"```sh\n{told}\n```"] if (told := _examples(command)) else []
+    return "\n\n".join([*filter(None, made), *shown])
 
 
 def _option(option: click.Option, context: click.Context) -> list[str]:

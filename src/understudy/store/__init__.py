@@ -3,7 +3,8 @@
 from understudy.store.comparison import Outputs
 from understudy.store.encoding import ENCODINGS, Field
 from understudy.store.fidelity import TOLERANCE
+from understudy.store.manifest import MANIFEST
 from understudy.store.reader import Reader
 from understudy.store.store import Store
 
-__all__ = ["ENCODINGS", "TOLERANCE", "Field", "Outputs", "Reader", "Store"]
+__all__ = ["ENCODINGS", "MANIFEST", "TOLERANCE", "Field", "Outputs", "Reader", "Store"]

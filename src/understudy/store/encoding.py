@@ -6,6 +6,7 @@ of features it is the whole sample.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -69,17 +70,17 @@ class Field:
         if int(count) >= self.width:
             raise InputError(f"store: {self.encoding} of {self.width} classes leaves none out. Take fp16.")
 
-    @property
+    @functools.cached_property
     def top(self) -> int | None:
         """K of ``topk:K``, else None."""
         return int(self.encoding.partition(":")[2]) if self.encoding.startswith("topk:") else None
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """Values of a line."""
         return self.shape[-1] if self.temperatures else math.prod(self.shape)
 
-    @property
+    @functools.cached_property
     def lines(self) -> int:
         """Lines of a sample."""
         return math.prod(self.shape) // self.width
@@ -202,26 +203,32 @@ def decode(parts: Mapping[str, Tensor], field: Field, temperature: float | None 
     together: the exact one, from the logsumexp of the rest that is kept. (With that of the K largest it gives the one of
     all.) They are logits for this temperature and for no other.
 
+    Args:
+        parts: what :func:`encode` made.
+        field: shape and encoding.
+        temperature: at which ``topk:K`` is read.
+
     Raises: InputError if a temperature is needed and none is given, or one at which nothing was kept.
     """
     rows = len(next(iter(parts.values())))
+    lines = torch.empty(rows, field.lines, field.width)
     if field.encoding == "uint8":
         scale, low = parts["range"].split(1, -1)
-        found = parts["levels"].to(torch.float32).mul_(scale).add_(low)
+        lines.copy_(parts["levels"]).mul_(scale).add_(low)
     elif field.top is not None:
-        found = _dense(parts, field, chosen(field, temperature))
+        _dense(parts, field, chosen(field, temperature), lines)
     else:
-        found = parts["values"].to(torch.float32)
-    return found.reshape(rows, *field.shape)
+        lines.copy_(parts["values"])
+    return lines.view(rows, *field.shape)
 
 
-def _dense(parts: Mapping[str, Tensor], field: Field, temperature: float) -> Tensor:
+def _dense(parts: Mapping[str, Tensor], field: Field, temperature: float, lines: Tensor) -> None:
     assert field.top is not None
     at = field.temperatures.index(temperature)
     peak = parts["peak"]
     share = parts["rest"][..., at : at + 1] - math.log(field.width - field.top)
-    found = (temperature * share + peak).repeat(1, 1, field.width)
-    return found.scatter_(-1, parts["index"].long(), parts["values"].to(torch.float32) + peak)
+    lines.copy_(temperature * share + peak)
+    lines.scatter_(-1, parts["index"].long(), parts["values"].to(torch.float32).add_(peak))
 
 
 def chosen(field: Field, temperature: float | None) -> float:

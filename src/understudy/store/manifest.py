@@ -19,7 +19,7 @@ FORMAT = 1
 MANIFEST = "store.json"
 SHARD_BYTES = 256 * 2**20
 """What a shard takes at most: a batch drawn at random touches every shard of its draw, so that they should be few."""
-SHARDS, FEWEST = 8, 1024
+SHARDS, FEWEST = 4, 1024
 """Shards of a draw and rows of a shard where the data are small: enough to share out, and to lose little in a kill."""
 
 
@@ -36,7 +36,7 @@ def shard_rows(samples: int, row_bytes: int) -> int:
     """Rows of a shard, if nothing else is said.
 
     >>> shard_rows(50_000, 2_000), shard_rows(1_281_167, 2_000), shard_rows(3_000, 20)
-    (6250, 134217, 1024)
+    (12500, 134217, 1024)
     """
     return max(1, min(SHARD_BYTES // max(1, row_bytes), max(FEWEST, -(-samples // SHARDS))))
 

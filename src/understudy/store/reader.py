@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 from understudy.errors import InputError, choices
 from understudy.store.encoding import Field, chosen, decode, layout
 from understudy.store.manifest import Manifest, label
-from understudy.store.shard import Bytes, Shard, mapped
+from understudy.store.shard import Shard, Words, mapped
 
 __all__ = ["Reader", "asked"]
 
@@ -60,7 +61,7 @@ class Reader:
     ) -> None:
         self.folder, self.manifest = folder, manifest
         self._shards, self._temperatures = shards, temperatures
-        self._maps: dict[int, dict[str, Bytes]] = {}
+        self._maps: dict[int, dict[str, Words]] = {}
         self._parts = {name: _parts(name, field) for name, field in self.fields.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -81,13 +82,10 @@ class Reader:
 
     def encoded(self, ids: Tensor, draw: int = 0) -> dict[str, dict[str, Tensor]]:
         """The same as it is kept; see :func:`~understudy.store.encoding.layout`."""
-        draw = int(draw)
-        wanted = ids.detach().cpu().reshape(-1).to(torch.int64).numpy()
-        self._check(wanted, draw)
-        parts = self._gathered(wanted, draw * self.manifest.shards_a_draw)
+        held = self._gathered(self._wanted(ids), draw)
         return {
-            name: {p.word: parts[p.name].view(p.dtype).reshape(len(wanted), *p.shape) for p in mine}
-            for name, mine in self._parts.items()
+            name: {p.word: held[p.name].view(p.dtype).view(-1, *p.shape) for p in parts}
+            for name, parts in self._parts.items()
         }
 
     def close(self) -> None:
@@ -100,37 +98,46 @@ class Reader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _check(self, ids: Ids, draw: int) -> None:
+    def _wanted(self, ids: Tensor) -> Ids:
+        wanted: Ids = ids.detach().cpu().reshape(-1).to(torch.int64).numpy()
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.manifest.samples):
+            bad = wanted[(wanted < 0) | (wanted >= self.manifest.samples)][0]
+            raise InputError(f"{self.folder}: sample {bad} is not among the {self.manifest.samples:,} that are stored.")
+        return wanted
+
+    def _gathered(self, ids: Ids, draw: int) -> dict[str, Tensor]:
+        """The bytes of the rows, of each tensor ``[N, bytes of a row]``: in a loop over shards, not over rows."""
+        draw = int(draw)
         if not 0 <= draw < self.manifest.draws:
             raise InputError(f"{self.folder}: draw {draw} is not stored; there are {self.manifest.draws}, from 0.")
-        if len(ids) and (ids.min() < 0 or ids.max() >= self.manifest.samples):
-            bad = ids[(ids < 0) | (ids >= self.manifest.samples)][0]
-            raise InputError(f"{self.folder}: sample {bad} is not among the {self.manifest.samples:,} that are stored.")
-
-    def _gathered(self, ids: Ids, first: int) -> dict[str, Tensor]:
-        """The bytes of the rows, of each tensor ``[N, bytes of a row]``: in a loop over shards, not over rows."""
-        number, local = np.divmod(ids, self.manifest.rows)
-        order = np.argsort(number, kind="stable")
-        number = number[order]
-        starts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist()] if len(ids) else []
-        spans = list(zip(number[starts].tolist(), starts, [*starts[1:], len(ids)][: len(starts)], strict=True))
-        back = None
-        if len(spans) > 1:
-            local = local[order]
-            back = np.empty_like(order)
-            back[order] = np.arange(len(order))
+        first = draw * self.manifest.shards_a_draw
+        spans = self._spans(ids)
         found = {}
         for part in (p for parts in self._parts.values() for p in parts):
             taken = torch.empty(len(ids), part.width, dtype=torch.uint8)
-            into = taken.numpy()
-            for shard, start, end in spans:
-                # "clip" spares numpy a copy; the ids have been looked at.
+            into = taken.numpy().view(f"V{part.width}")[:, 0]
+            for shard, local, places in spans:
                 held = self._map(first + shard)[part.name]
-                held.take(local[start:end], axis=0, out=into[start:end], mode="clip")
-            found[part.name] = taken if back is None else torch.from_numpy(into.take(back, axis=0))
+                # "clip" spares numpy a copy; the ids have been looked at.
+                if places is None:
+                    held.take(local, out=into, mode="clip")
+                else:
+                    into.put(places, held.take(local, mode="clip"), mode="clip")
+            found[part.name] = taken
         return found
 
-    def _map(self, shard: int) -> dict[str, Bytes]:
+    def _spans(self, ids: Ids) -> list[tuple[int, Ids, Ids | None]]:
+        """Of each shard that is touched its number, its rows, and their places in the batch; None if it is the only one."""
+        if self.manifest.shards_a_draw == 1:
+            return [(0, ids, None)]
+        number, local = np.divmod(ids, self.manifest.rows)
+        order = np.argsort(number, kind="stable")
+        bounds = np.searchsorted(number[order], np.arange(self.manifest.shards_a_draw + 1)).tolist()
+        return [
+            (shard, local[order[a:b]], order[a:b]) for shard, (a, b) in enumerate(itertools.pairwise(bounds)) if b > a
+        ]
+
+    def _map(self, shard: int) -> dict[str, Words]:
         found = self._maps.get(shard)
         if found is None:
             while len(self._maps) >= MOST_MAPS:  # of an earlier draw, most likely

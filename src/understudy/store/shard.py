@@ -23,7 +23,7 @@ from understudy.store.fidelity import Error, Errors
 from understudy.store.manifest import Manifest
 from understudy.writing import save_tensors
 
-__all__ = ["FOLDER", "Shard", "check_digests", "look", "mapped", "path_of", "publish"]
+__all__ = ["FOLDER", "Shard", "Words", "check_digests", "look", "mapped", "path_of", "publish"]
 
 FOLDER = "shards"
 KEY = "understudy"
@@ -34,6 +34,7 @@ WORDS = {
 }  # fmt: skip
 
 Bytes = NDArray[np.uint8]
+Words = NDArray[np.void]
 
 
 @dataclass(frozen=True)
@@ -141,19 +142,19 @@ def _read(path: Path, manifest: Manifest, shard: int, header: dict[str, Any], st
     return Shard(path, len(ids), spans, told["sha256"], errors)
 
 
-def mapped(shard: Shard) -> dict[str, Bytes]:
-    """Each tensor's bytes ``[rows, bytes of a row]``, mapped from the file and not read."""
+def mapped(shard: Shard) -> dict[str, Words]:
+    """Each tensor's rows, every one of them a word of so many bytes, mapped from the file and not read."""
     try:
         file = np.memmap(shard.path, np.uint8, "r").view(np.ndarray)
     except (OSError, ValueError) as error:
         raise CorruptError(f"{shard.path}: cannot be read: {error}") from error
     if any(end > len(file) for _, end in shard.spans.values()):
         raise CorruptError(f"{shard.path}: was cut short after it was opened.")
-    return {name: file[a:b].reshape(shard.rows, -1) for name, (a, b) in shard.spans.items()}
+    return {name: file[a:b].view(f"V{(b - a) // shard.rows}") for name, (a, b) in shard.spans.items()}
 
 
 def check_digests(shard: Shard) -> None:
     """Read all of it; CorruptError names what has changed since it was written."""
-    bad = [n for n, b in mapped(shard).items() if _digest(b) != shard.digests[n]]
+    bad = [n for n, b in mapped(shard).items() if _digest(b.view(np.uint8)) != shard.digests[n]]
     if bad:
         raise CorruptError(f"{shard.path}: is damaged in {len(bad)} of {len(shard.spans)} tensors: {', '.join(bad)}.")
