@@ -51,6 +51,11 @@ class Scene:
     labels: Tensor
     device: str
 
+    @classmethod
+    def of(cls, teacher: nn.Module, student: nn.Module, device: str) -> Scene:
+        images, labels = torch.randn(SAMPLES, 3, 32, 32), torch.randint(CLASSES, (SAMPLES,))
+        return cls(teacher.to(device), student.to(device), images, labels, device)
+
     def new(self) -> nn.Module:
         return copy.deepcopy(self.student)
 
@@ -97,9 +102,7 @@ def alone(scene: Scene) -> Round:
     return by_hand(scene, lambda student, x, y: F.cross_entropy(student(x), y))
 
 
-def plain(scene: Scene) -> Round:
-    teacher = scene.teacher
-
+def kd_by_hand(teacher: nn.Module) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
     def loss(student: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
             soft = teacher(x)
@@ -107,7 +110,7 @@ def plain(scene: Scene) -> Round:
         divergence = F.kl_div(F.log_softmax(logits / T, 1), F.softmax(soft / T, 1), reduction="batchmean")
         return ALPHA * T * T * divergence + (1 - ALPHA) * F.cross_entropy(logits, y)
 
-    return by_hand(scene, loss)
+    return loss
 
 
 class Ticks(Callback):
@@ -208,7 +211,7 @@ def contest(scene: Scene, rounds: int) -> dict[str, float]:
     live = Inference(scene.teacher, "compiled-bf16")
     contenders: dict[str, Round | None] = {
         "student alone, by hand": alone(scene),
-        "kd, by hand": plain(scene),
+        "kd, by hand": by_hand(scene, kd_by_hand(scene.teacher)),
         "torchdistill": torchdistill(scene),
         "ours, live, as the teacher is": ours(scene, scene.teacher),
         "ours, live": ours(scene, live),
@@ -238,10 +241,7 @@ def main() -> None:
         if told.pairs not in pair:
             continue
         torch.manual_seed(0)
-        scene = Scene(
-            teacher().eval().to(told.device), student().to(told.device),
-            torch.randn(SAMPLES, 3, 32, 32), torch.randint(CLASSES, (SAMPLES,)), told.device,
-        )  # fmt: skip
+        scene = Scene.of(teacher().eval(), student(), told.device)
         found = contest(scene, told.rounds)
         base, peer = found["student alone, by hand"], found.get("torchdistill")
         print(f"\n{pair}, batch {BATCH}, {told.threads} thread(s), {told.device}")

@@ -74,7 +74,7 @@ class Forward:
         batch = batch if device is None else batch.to(device)
         self.rows = batch.rows
         self.given = {self._same(t) for t in tensors((batch.fields, batch.inputs))}
-        with torch.no_grad(), evaluating(self.model), self._watching(), bare(self.model):
+        with torch.no_grad(), evaluating(self.model), self._watching(), bare(self.model.modules()):
             found = call(self.model, batch.inputs)
         self.output = {self._same(t) for _, t in _tensors(found)}
 

@@ -106,7 +106,7 @@ class Inference(nn.Module):
         if tapped is None:
             tapped = self._tapped[taps, compiled] = Tapped(name, model, taps, compiled)
         device = next((t.device.type for t in tensors(laid)), "cpu")
-        with evaluating(model), self._running(device, compiled):
+        with evaluating(model, tapped.modules), self._running(device, compiled):
             output, caught = tapped(give, laid, ())
         if not self.way.bf16:
             return output, caught

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,9 +12,12 @@ __all__ = ["as_found", "evaluating"]
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards every submodule is in the mode in which it was, whatever has been done to it meanwhile."""
-    modes = [(module, module.training) for module in model.modules()]
+def evaluating(model: nn.Module, modules: Sequence[nn.Module] | None = None) -> Iterator[None]:
+    """Eval mode; afterwards every submodule is in the mode in which it was, whatever has been done to it meanwhile.
+
+    ``modules`` are the model's, for who has a list of them: to look for them takes a while.
+    """
+    modes = [(module, module.training) for module in (model.modules() if modules is None else modules)]
     # Not eval(): a layer that folds its weights together there would not unfold them when its mode is put back.
     _set((module, False) for module, _ in modes)
     try:

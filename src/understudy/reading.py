@@ -135,7 +135,7 @@ class Reader:
         if name in self.trained:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not all(a.stop for a in asked)):
                 return tapped(self.call, inputs, graded)
-        with _frozen(model, through), torch.set_grad_enabled(through):
+        with _frozen(model, tapped.modules, through), torch.set_grad_enabled(through):
             return tapped(self.call, inputs, graded)
 
     def _parameter(self, address: Address) -> Tensor:
@@ -196,7 +196,7 @@ def _refuse_wrappers(models: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _frozen(model: Any, through: bool) -> Iterator[None]:
+def _frozen(model: Any, modules: Sequence[nn.Module], through: bool) -> Iterator[None]:
     """Eval mode, and no gradient into the parameters where one flows through; both put back on leaving."""
     if not isinstance(model, nn.Module):
         yield
@@ -205,7 +205,7 @@ def _frozen(model: Any, through: bool) -> Iterator[None]:
     for parameter in learning:
         parameter.requires_grad_(False)
     try:
-        with evaluating(model):
+        with evaluating(model, modules):
             yield
     finally:
         for parameter in learning:

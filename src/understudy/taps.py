@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +32,7 @@ class Tapped:
     def __init__(self, name: str, model: Any, taps: frozenset[str], compiled: bool) -> None:
         self.name = name
         self.model = model
+        self.modules = list(model.modules()) if isinstance(model, nn.Module) else []
         self.caught: dict[str, list[Caught]] = {tap: [] for tap in sorted(taps)}
         self.taps = [
             (model.get_submodule(tap.removesuffix("<")), _entering(caught) if tap.endswith("<") else _hook(caught))
@@ -44,7 +45,7 @@ class Tapped:
         """Run the model: its output, and what each tap caught. Those in ``graded`` must have run with gradient."""
         self._forget()
         try:
-            with self._hooked(), bare(self.model if self.taps else None), _hook_guards(self.compiled):
+            with self._hooked(), bare(self.modules if self.taps else ()), _hook_guards(self.compiled):
                 output = call(self.function, inputs)
             found = {tap: list(caught) for tap, caught in self.caught.items()}
         finally:
@@ -155,16 +156,15 @@ def _own_code(model: Any) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def bare(model: Any) -> Iterator[None]:
-    """Run modules that were compiled in place without their compiled code, which knows no hooks."""
-    modules = [m for m in model.modules() if compiled_in_place(m)] if isinstance(model, nn.Module) else []
-    compiled = [m._compiled_call_impl for m in modules]
-    for module in modules:
+def bare(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Run those of the modules that were compiled in place without their compiled code, which knows no hooks."""
+    found = [(module, module._compiled_call_impl) for module in modules if compiled_in_place(module)]
+    for module, _ in found:
         module._compiled_call_impl = None
     try:
         yield
     finally:
-        for module, code in zip(modules, compiled, strict=True):
+        for module, code in found:
             module._compiled_call_impl = code
 
 
