@@ -150,8 +150,9 @@ class Answers:
             place: its folder.
             encoding: see :data:`understudy.store.ENCODINGS`; that of the store if it is there, else the shortest exact enough.
         """
-        store = self._store(place, encoding)
-        with counting("soft labels", self.plan.console or Console(), self.plan.progress) as told:
+        parallel.start(self.device)
+        store, shown = self._store(place, encoding), self.plan.progress and parallel.rank() == 0
+        with counting("soft labels", self.plan.console or Console(), shown) as told:
             store.fill(self.ask, batch=BATCH, rank=parallel.rank(), ranks=parallel.ranks(), progress=told)
         parallel.meet(self.device)
         return store

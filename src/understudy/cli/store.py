@@ -68,7 +68,11 @@ def build(
     """
     answers, screen = _answers(recipe, folder, settings, plugin, json_)
     built = answers.build(folder, encoding)
-    _tell(built.info(), screen, json_)
+
+    from understudy import parallel
+
+    if parallel.rank() == 0:  # of those that torchrun started
+        _tell(built.info(), screen, json_)
 
 
 @store.command(epilog=examples("understudy store verify said", "understudy store verify said --recipe my.yaml"))
