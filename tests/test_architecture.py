@@ -15,7 +15,7 @@ ENGINE = (
     "validation", "engine",
 )  # fmt: skip
 ORDER = (
-    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "inference", "teachers", "reading", "term", "naming", "method", "forward", "matching", "methods", *ENGINE, "examples", "views", "forms", "evaluate", "likeness", "pages", "outcome", "plan", "material", "preflight", "probe", "answers", "rehearsal", "choices", "job", "chains", "registry", "recipe", "ranking", "compare", "demo", "cli", "__main__",
+    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "inference", "teachers", "reading", "term", "naming", "method", "forward", "matching", "methods", *ENGINE, "examples", "views", "forms", "evaluate", "likeness", "pages", "outcome", "plan", "material", "preflight", "probe", "answers", "rehearsal", "choices", "job", "chains", "registry", "recipe", "ranking", "contender", "compare", "demo", "cli", "__main__",
 )  # fmt: skip
 
 

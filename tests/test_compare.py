@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from understudy import compare as compare_module
 from understudy import evaluate, job, registry
 from understudy.compare import FACTORS, TUNING_SEEDS, Compared, Contender, compare
+from understudy.contender import can_be_tuned
 from understudy.errors import CorruptError, InputError, Interrupted, NonFiniteError
 from understudy.losses import kl
 from understudy.material import Material
@@ -435,7 +436,7 @@ def test_a_factor_is_on_every_term_but_that_of_the_labels(tmp_path: Path) -> Non
 def test_where_nothing_is_weighed_against_it_a_factor_is_not_tuned(tmp_path: Path) -> None:
     for name, tuned in (("kd", True), ("loud", True), ("soft", False), ("dafl", False)):
         made = contender(tmp_path, name, 1.0)
-        assert compare_module._can_be_tuned(made, made.material.teacher) is tuned, name
+        assert can_be_tuned(made, made.material.teacher) is tuned, name
 
 
 def test_tuning_chooses_by_validation_with_other_seeds(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_control_a_teacher_that_is_read_in_train_mode_makes_another_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, method = one_step_of_our_own(distillation()), distillation()
-    monkeypatch.setattr("understudy.reading._frozen", lambda model, through: contextlib.nullcontext())
+    monkeypatch.setattr("understudy.reading._frozen", lambda model, modules, through: contextlib.nullcontext())
     run("plain_loop", method, tmp_path, batch_size=64)
     assert distance(method, ours) > 1e-6
 

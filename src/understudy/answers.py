@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from understudy.examples import device_of
 from understudy.inference import Inference
 from understudy.material import Material
 from understudy.method import Distillation, Method
-from understudy.reading import Reader
+from understudy.reading import Reader, unwrap
 from understudy.state import digest
 from understudy.store import MANIFEST, Field, Store
 from understudy.teachers.stored import InMemory, Stored, field_of
+from understudy.writing import bytes_of
 
 __all__ = ["BATCH", "Answers", "asked_of"]
 
@@ -38,7 +40,7 @@ BATCH = 256
 IN_MEMORY = 256 * 2**20
 """Bytes up to which a job without a folder keeps what the teacher says."""
 
-EXACT = 1 * 2**30
+EXACT = 2**30
 """Bytes up to which a store that nobody asked for keeps float32; above, half of that."""
 
 MOST = 16 * 2**30
@@ -99,7 +101,7 @@ class Answers:
 
     def bytes(self, itemsize: int = 4) -> int:
         """What they take."""
-        values = sum(math.prod(shape) for shape in self._shapes().values())
+        values = sum(math.prod(shape) for shape in self._shapes.values())
         return values * itemsize * self.data.samples * self.draws
 
     @property
@@ -164,8 +166,9 @@ class Answers:
 
     @property
     def _place(self) -> Path:
-        own = self.plan.store == "auto" and self.plan.path is not None
-        return self.plan.path / "store" if own and self.plan.path is not None else Path(str(self.plan.store))
+        if self.plan.store == "auto" and self.plan.path is not None:
+            return self.plan.path / "store"
+        return Path(str(self.plan.store))
 
     def ask(self, ids: Tensor, draw: int) -> dict[str, Tensor]:
         """The teacher's answers to these samples at a draw, by field."""
@@ -178,19 +181,21 @@ class Answers:
         parts: tuple[Tensor, ...] = torch.arange(self.data.samples).split(BATCH)
         return parts
 
+    @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(t.shape[1:]) for name, t in self.ask(torch.arange(min(2, self.data.samples)), 0).items()}
 
     def _store(self, place: Path, encoding: str | None) -> Store:
         chosen = encoding or ("fp32" if self.bytes(4) <= EXACT else "fp16")
-        fields = {name: Field(shape, chosen, self._softened(name)) for name, shape in self._shapes().items()}
+        fields = {name: Field(shape, chosen, self._softened(name)) for name, shape in self._shapes.items()}
         if (place / MANIFEST).exists() and encoding is None:
             held = Store.open(place).manifest.fields
             fields = {n: held[n] if n in held and held[n].shape == f.shape else f for n, f in fields.items()}
-        if parallel.rank() == 0:
-            Store.create(place, self.facts(), self.data.samples, self.draws, fields)
+        opened = partial(Store.create, place, self.facts(), self.data.samples, self.draws, fields)
+        if parallel.rank() == 0:  # before the others look: of two that begin a store at once each would write it
+            opened()
         parallel.meet(self.device)
-        return Store.create(place, self.facts(), self.data.samples, self.draws, fields)
+        return opened()
 
     def _softened(self, field: str) -> tuple[float, ...]:
         """The temperatures at which what is stored in a field is softened; features are not."""
@@ -199,12 +204,12 @@ class Answers:
     def facts(self) -> dict[str, str]:
         """What made them, by name: where one is another, the store is of something else."""
         teacher = self.teacher
-        told = {"teacher": digest(getattr(teacher, "_orig_mod", teacher)), "data": self.data.digest}
+        told = {"teacher": digest(unwrap(teacher)), "data": self.data.digest}
         told["run"] = teacher.name if isinstance(teacher, Inference) else "fp32"
         if not self.fixed:  # what augments is known by what it makes
             told["seed of the samples"] = str(self.seed)
             sha = hashlib.sha256()
             for tensor in tensors(self.data.source.rows(torch.arange(min(8, self.data.samples)), 1, self.seed)):
-                sha.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                sha.update(bytes_of(tensor))
             told["augmentation"] = sha.hexdigest()
         return told

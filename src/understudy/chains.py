@@ -24,6 +24,8 @@ __all__ = ["born_again", "takd"]
 OF_THE_FIRST = ("teacher_epochs", "teacher_data", "teacher_weights", "teacher_optimizer")
 """Arguments of :func:`understudy.distill` that are about the teacher at the head of a chain."""
 
+SEEDS_APART = 1000  # so that no student of a generation has the seed of one of another
+
 
 def takd(
     student: Make,
@@ -104,10 +106,9 @@ def born_again(
         raise InputError(
             f"born_again: {', '.join(given)}: there is no teacher but the generation before. Leave it out."
         )
-    kinds = {"method": "kd", **options}
-    if kinds["method"] != "kd":
+    if (method := options.get("method", "kd")) != "kd":
         raise InputError(
-            f"born_again: method={kinds['method']!r}: a generation learns by kd. Write the loop over distill for another."
+            f"born_again: method={method!r}: a generation learns by kd. Write the loop over distill for another."
         )
     shared = {"temperature": temperature, "alpha": alpha, "epochs": epochs, **options}
     found: list[Distilled] = []
@@ -119,7 +120,8 @@ def born_again(
             first["teacher_optimizer"] = options.get("optimizer", OPTIMIZER)
         made = another(student, seed + generation) if isinstance(student, nn.Module) else student
         place = _within(folder, f"generation-{generation}")
-        job = distill(made, teacher, train, valid, seed=seed + 1000 * generation, folder=place, **first, **shared)
+        own = seed + SEEDS_APART * generation
+        job = distill(made, teacher, train, valid, seed=own, folder=place, **first, **shared)
         found.append(job)
     return found
 

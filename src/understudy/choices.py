@@ -9,16 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from understudy.data.order import preserved
 from understudy.engine import train
 from understudy.errors import NonFiniteError
-from understudy.examples import outputs
+from understudy.examples import device_of, outputs
 from understudy.inference import Inference
 from understudy.material import Material, Precision
 from understudy.method import Distillation, Method
@@ -33,7 +33,8 @@ FILE = "choices.json"
 
 WORTH_SECONDS = 60.0  # of training in all, before another precision is tried
 FASTER = 0.8  # of the time in float32, to be worth other rounding
-STEPS = 5
+STEPS = 5  # of a student that is timed
+BATCHES = 2  # by which ways of running the teacher are compared
 
 
 class Choices:
@@ -69,15 +70,13 @@ class Choices:
         if type(method) is not Distillation:
             return Choice("fp32", f"{type(method).__name__} decides in its moves what it asks the teacher"), teacher
         device = material.settings(stage, 0).on()
-        batches = [
-            b.to(device) for _, b in zip(range(2), stage.data.source.in_order(material.batch_size), strict=False)
-        ]
+        batches = [b.to(device) for b in islice(stage.data.source.in_order(material.batch_size), BATCHES)]
         student, logits = material.student(), None
         if material.task.name == "classification":
             logits = outputs(student, stage.data.few(batches[0].rows), give=self.plan.call)
         read = {a for term in method.terms for a in term.addresses if method.reader.run_of(a) is not None}  # type: ignore[union-attr]
         taps = sorted({a.tap for a in read if a.tap and a.model == "teacher"})
-        home = next(teacher.parameters(), torch.zeros(())).device
+        home = device_of(teacher)
         try:
             return choose(teacher.to(device), batches, times, give=self.plan.call, student=logits, taps=taps)
         finally:
@@ -91,11 +90,8 @@ class Choices:
         if (held := self.made.get("precision")) is not None:
             return Precision(**held)
         found = self._raced()
-        self._note(
-            "precision",
-            asdict(found),
-            None if found.name == "fp32" else f"students learn in {found.name}: {found.told}",
-        )
+        told = None if found.name == "fp32" else f"students learn in {found.name}: {found.told}"
+        self._note("precision", asdict(found), told)
         return found
 
     def _raced(self) -> Precision:
@@ -124,7 +120,7 @@ class Choices:
         with preserved():
             method = Distillation(Term(_sum_of_squares, "student"), student=student, call=self.plan.call)
             train(method, stage.data.source, settings, callbacks=[clock])
-        return min(b - a for a, b in zip(clock.times, clock.times[1:], strict=False))
+        return min(b - a for a, b in pairwise(clock.times))
 
     def _note(self, name: str, value: dict[str, Any], told: str | None) -> None:
         self.made[name] = value

@@ -15,40 +15,35 @@ import dataclasses
 import functools
 import shlex
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.status import Status
 from torch import nn
 
 from understudy import methods, parallel
-from understudy.data.order import preserved
-from understudy.engine import train
+from understudy.contender import Contender, Rehearsed, can_be_tuned, rehearsed
 from understudy.errors import CorruptError, InputError, Interrupted, MachineError, NonFiniteError, choices, raise_all
 from understudy.examples import outputs
 from understudy.job import train_stage
 from understudy.material import Material
 from understudy.measure import interval
-from understudy.method import Distillation, Method
+from understudy.method import Method
 from understudy.preflight import check_method, check_teacher
-from understudy.progress import Curve, Progress
+from understudy.progress import Progress
 from understudy.ranking import ALONE, Entrant, Ranking
 from understudy.recipe.build import method_of
 from understudy.recipe.examine import examine
 from understudy.recipe.running import FREE, claim
 from understudy.recipe.text import Document
 from understudy.registry import entries
-from understudy.rehearsal import Clock, memory_of_step
+from understudy.rehearsal import Clock
 from understudy.state import compare as compare_facts
 from understudy.state import identity, load_module
-from understudy.tasks import Task
 from understudy.teachers import Ensemble
-from understudy.term import Term
 from understudy.writing import load_tensors, read_json, write_json, write_text
 
 __all__ = ["FACTORS", "TUNING_SEEDS", "Compared", "Contender", "compare"]
@@ -62,41 +57,6 @@ APART = 1_000_000  # from the seeds of the comparison to those of tuning
 RESULTS, PAGE, COMMAND, RUN, WEIGHTS = "results.json", "methods.md", "command.txt", "run.json", "student.safetensors"
 UNUSED = ("method", "terms", "fine_tune")  # keys of the recipe that a comparison does not ask for
 SAVES = 4  # checkpoints of a run: those of one in every epoch would take longer than small students do
-REHEARSED = 4  # steps of every method, before any is trained
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A method on this recipe.
-
-    Attributes:
-        material: whose plan names it.
-        factor: on its distillation weight.
-    """
-
-    name: str
-    material: Material
-    factor: float = 1.0
-
-    @property
-    def label(self) -> str:
-        """The name of its folder."""
-        return self.name if self.factor == 1 else f"{self.name}-x{self.factor:g}"
-
-    def method(self, student: nn.Module, teacher: Any, seed: int | None = None) -> Method:
-        """It, of these models."""
-        made = self.material.method(student, teacher, seed)
-        for term in _distilling(made, self.material.task) if self.factor != 1 else ():
-            term.weight = _times(self.factor, term.weight)
-        return made
-
-
-class Rehearsed(NamedTuple):
-    """What was seen of a method in a few steps."""
-
-    first_seconds: float
-    step_seconds: float
-    memory_mb: float
 
 
 class Trained(NamedTuple):
@@ -225,7 +185,7 @@ class Comparison:
 
     def _rehearse(self) -> list[tuple[Contender, Rehearsed]]:
         """A few steps of each method; those that cannot work here are left out with their reasons."""
-        alone = _rehearsed(self.material, "alone", lambda student: self.material.alone(student))
+        alone = rehearsed(self.material, "alone", lambda student: self.material.alone(student))
         self.alone_memory_mb = alone.memory_mb
         found, seconds = [], self._expected(alone)
         for name in self.names:
@@ -235,7 +195,7 @@ class Comparison:
                 check_method(contender.material, self.material.student())
                 make = functools.partial(contender.method, teacher=self.teacher)
                 self._check_teachers(name, make(self.material.student()))
-                seen = _rehearsed(contender.material, "distilled", make)
+                seen = rehearsed(contender.material, "distilled", make)
             except NonFiniteError as error:
                 self._leave_out(name, "failed", str(error))
             except (MachineError, Interrupted):
@@ -284,7 +244,7 @@ class Comparison:
     def _enter(self, contender: Contender, seen: Rehearsed) -> Entrant | None:
         """Train a method's students; None if one of them failed."""
         factor = None
-        if self.tune and _can_be_tuned(contender, self.teacher):
+        if self.tune and can_be_tuned(contender, self.teacher):
             factor = self._tuned(contender)
             contender = dataclasses.replace(contender, factor=factor)
         entrant = Entrant(contender.name, factor, memory_mb=seen.memory_mb)
@@ -405,40 +365,6 @@ class _Shown(Clock):
         super().stepped(progress)
         if progress.step % 10 == 0:
             self.status.update(f"{self.told}: step {progress.step} of {progress.steps}")
-
-
-def _rehearsed(material: Material, stage: str, make: Any) -> Rehearsed:
-    """Some steps with a student that is thrown away."""
-    with preserved():
-        method, clock, began = make(material.student()), Clock(), time.perf_counter()
-        steps = material.stages[stage].steps
-        settings = dataclasses.replace(material.settings(material.stages[stage], 0), steps=min(steps, REHEARSED))
-        train(method, material.stages[stage].data.source, settings, callbacks=[clock])
-        first = clock.times[0] - began
-        pace = median(b - a for a, b in zip(clock.times, clock.times[1:], strict=False)) if clock.times[1:] else first
-        memory = memory_of_step(material, method, Progress(steps // 2, steps, material.plan.epochs // 2))
-    return Rehearsed(first, pace, memory / 1e6)
-
-
-def _distilling(method: Method, task: Task) -> list[Term]:
-    """The terms that are not the loss of the hard labels."""
-    terms = cast("list[Term]", list(method.terms)) if isinstance(method, Distillation) else []
-    return [term for term in terms if term.loss is not task.label_loss]
-
-
-def _can_be_tuned(contender: Contender, teacher: Any) -> bool:
-    """Whether there is something to weigh the teacher against: where all terms grow alike, optimizers see no difference."""
-    method = contender.method(contender.material.student(), teacher)
-    distilling = _distilling(method, contender.material.task)
-    terms = cast("list[Term]", list(method.terms)) if isinstance(method, Distillation) else []
-    return bool(distilling) and any(term.weight != 0 for term in terms if term not in distilling)
-
-
-def _times(factor: float, weight: float | Curve) -> float | Curve:
-    if callable(weight):
-        curve = weight
-        return lambda progress: factor * curve(progress)
-    return factor * weight
 
 
 def _strict(trained: Trained) -> dict[str, Any]:

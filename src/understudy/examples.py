@@ -16,6 +16,7 @@ from understudy.errors import InputError, UnderstudyError
 from understudy.reading import Reader
 from understudy.source import Source, sized
 from understudy.tasks import Task
+from understudy.writing import bytes_of
 
 __all__ = ["Examples", "device_of", "outputs"]
 
@@ -48,7 +49,7 @@ class Examples:
             labels.append(_label(name, batch))
             for tensor in tensors(batch.fields):
                 sha.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-                sha.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                sha.update(bytes_of(tensor))
         found = [label for label in labels if label is not None]
         return cls(name, source, torch.cat(found) if len(found) == len(labels) else None, sha.hexdigest())
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from understudy.batch import Call, innermost, mapped, tensors
 from understudy.errors import InputError, choices
 from understudy.modes import evaluating
-from understudy.taps import Caught, Tapped
+from understudy.taps import Caught, Tapped, unwrap
 
 __all__ = ["WAYS", "Inference", "Way"]
 
@@ -68,7 +68,7 @@ class Inference(nn.Module):
         super().__init__()
         if way not in WAYS:
             raise InputError(f"run={way!r} is no way to run a teacher. {choices(way, WAYS)}")
-        bare = getattr(model, "_orig_mod", model)
+        bare = unwrap(model)
         if not isinstance(bare, nn.Module):
             raise InputError(f"run={way!r}: a {type(model).__name__} is no module and runs as it does; leave run out.")
         self._orig_mod: nn.Module = bare  # the name under which torch keeps what it wraps; `unwrap` knows it

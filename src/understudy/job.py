@@ -1,6 +1,6 @@
 """The whole job in one call: from a teacher and some data to a small model and an honest table.
 
-Stages, in order: train the teacher (if asked), make soft labels, and for each seed: the student alone, the distilled
+Stages, in order: train the teacher (if asked), ask it beforehand (where that spares work), and for each seed: the student alone, the distilled
 student, and the distilled student fine-tuned on hard labels. Then everything is evaluated, once, on the test data.
 """
 

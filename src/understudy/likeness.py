@@ -54,10 +54,8 @@ def _told(evidence: Evidence, view: View) -> dict[str, Any]:
         sample = _every(evidence.data, LIMIT)
         figures = _figures(evidence, view, sample)
         looked = _heats(evidence, view) if view.kind == "heat" else _matrices(evidence, view)
-    except (
-        UnderstudyError,
-        RuntimeError,
-    ) as error:  # the training is done: the rest of the page must not be lost for this
+    except (UnderstudyError, RuntimeError) as error:
+        # The training is done: the rest of the page must not be lost for this.
         return {**told, "failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
     return {**told, "measured": sample.samples, "figures": figures, **looked}
 

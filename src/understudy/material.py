@@ -178,8 +178,12 @@ class Material:
         return {stage.name: stage for stage in found}
 
     def steps_an_epoch(self, data: Examples) -> int:
-        """Steps in which each sample is seen once."""
-        return -(-data.samples // self.batch_size)
+        """Steps in which each sample is seen once, but for one that would be a batch by itself."""
+        return data.samples // self.batch_size if self._lonely(data) else -(-data.samples // self.batch_size)
+
+    def _lonely(self, data: Examples) -> bool:
+        """Whether the last batch is a single sample, which BatchNorm cannot take: it is left out, another one each epoch."""
+        return data.samples > self.batch_size and data.samples % self.batch_size == 1
 
     def settings(self, stage: Stage, seed: int) -> Settings:
         """Those of one training."""
@@ -199,8 +203,7 @@ class Material:
             validate_every=every,
             best=self.task.metric,
             best_is=self.task.best_is,
-            # A last batch of one sample is one that BatchNorm cannot take.
-            drop_last=stage.data.samples > self.batch_size and stage.data.samples % self.batch_size == 1,
+            drop_last=self._lonely(stage.data),
             device=self.plan.device,
             workers=self.plan.workers,
         )

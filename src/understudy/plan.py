@@ -119,6 +119,11 @@ class Plan:
             for name in ("train", "valid")
             if getattr(self, name) is None
         ]
+        store: object = self.store
+        if store is not None and (not isinstance(store, (str, Path)) or str(store) in ("", ".")):
+            problems.append(
+                f"distill: store={store!r} is not the name of a folder of its own, such as 'said'; nor is it 'auto', or None to ask in every step."
+            )
         if accept is not None and not isinstance(accept, Mapping):
             problems.append(
                 f"distill: accept={accept!r} is no mapping of figures to conditions, such as {{'accuracy': '>= 0.9'}}."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -135,7 +135,7 @@ class _Probe:
         fastest = self._fastest()
         saved = COMPILED_SAVES * self.times * self._seconds(fastest)
         for way in (name for name, way in WAYS.items() if way.compiled):
-            if way.endswith("bf16") != fastest.endswith("bf16"):
+            if WAYS[way].bf16 != WAYS[fastest].bf16:
                 continue  # where bfloat16 is slower or too far off, it is so compiled too
             if saved < COMPILING_SECONDS:
                 self.tried[way] = Tried(
@@ -157,8 +157,7 @@ class _Probe:
     def _chosen(self, way: str, told: str) -> tuple[Choice, nn.Module]:
         order = sorted(self.tried, key=list(WAYS).index)
         seen = [
-            Tried(**{**asdict(self.tried[name]), "ms": 1e3 * self._seconds(name) if name in self.rounds else None})
-            for name in order
+            replace(self.tried[name], ms=1e3 * self._seconds(name) if name in self.rounds else None) for name in order
         ]
         return Choice(way, told, tuple(seen)), self.asked[way] if way != "fp32" else self.teacher
 

@@ -22,15 +22,10 @@ from understudy.errors import AddressError, InputError, TapError, choices, raise
 from understudy.inference import Inference
 from understudy.lookup import named_tensor, read_batch
 from understudy.modes import evaluating
-from understudy.taps import Caught, Tapped, compiled_in_place
+from understudy.taps import Caught, Tapped, compiled_in_place, unwrap
 from understudy.teachers.stored import Stored
 
 __all__ = ["Reader", "reshard", "unwrap"]
-
-
-def unwrap(model: Any) -> Any:
-    """The model below ``torch.compile``; anything else as it is."""
-    return getattr(model, "_orig_mod", model)
 
 
 def reshard(model: Any) -> None:
@@ -107,7 +102,8 @@ class Reader:
                 values[address] = self._parameter(address)
             else:
                 runs.setdefault((self._name(address), address.view), []).append(address)
-        for (name, view), asked in runs.items():
+        # Frozen models first: what a student keeps for its backward is then used again at once, while it is near.
+        for (name, view), asked in sorted(runs.items(), key=lambda run: run[0][0] in self.trained):
             model = self.models[name]
             if isinstance(model, Stored):
                 values |= model.at(batch, asked)

@@ -17,6 +17,7 @@ from understudy.errors import InputError
 from understudy.method import Method
 from understudy.optimize import Player
 from understudy.settings import Settings
+from understudy.writing import bytes_of
 
 __all__ = [
     "check_arguments",
@@ -90,7 +91,7 @@ def digest(model: Any) -> str:
     sha = hashlib.sha256()
     for name, value in sorted(whole(model).items()):
         sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        sha.update(bytes_of(value))
     return sha.hexdigest()
 
 

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from understudy.batch import Call, tensors
 from understudy.errors import TapError, raise_all
 
-__all__ = ["Caught", "Tapped", "bare", "compiled_in_place"]
+__all__ = ["Caught", "Tapped", "bare", "compiled_in_place", "unwrap"]
+
+
+def unwrap(model: Any) -> Any:
+    """The model below ``torch.compile``; anything else as it is."""
+    return getattr(model, "_orig_mod", model)
 
 
 def compiled_in_place(module: nn.Module) -> bool:

@@ -44,6 +44,8 @@ from understudy.term import Term
 
 __all__ = ["View", "heat", "relations", "views"]
 
+Kind = Literal["heat", "samples"]
+
 
 @dataclass(frozen=True)
 class View:
@@ -61,7 +63,7 @@ class View:
     term: str
     student: tuple[Address, ...]
     teacher: tuple[Address, ...]
-    kind: Literal["heat", "samples"]
+    kind: Kind
     heads: tuple[int, int] | None = None
     mask: Address | None = None
 
@@ -110,9 +112,7 @@ def _of_term(method: Distillation, term: Term, teacher: Any, batch: Batch) -> li
     shown = []
     for ours, theirs in pairs:
         view = View(term.name, _bare(ours), _bare(theirs), "heat", heads, _mask(term, batch, read[ours[0]]))
-        kind: Literal["heat", "samples"] = (
-            "samples" if whole else _kind(view, [read[a] for a in (*ours, *theirs)], batch)
-        )
+        kind: Kind = "samples" if whole else _kind(view, [read[a] for a in (*ours, *theirs)], batch)
         shown.append(dataclasses.replace(view, kind=kind))
     return shown
 
@@ -137,7 +137,7 @@ def _of_the_batch(method: Distillation, reader: Reader, term: Term, batch: Batch
     return bool(term.loss(first, *others).ndim == 0)
 
 
-def _kind(view: View, tensors: Sequence[Tensor], batch: Batch) -> Literal["heat", "samples"]:
+def _kind(view: View, tensors: Sequence[Tensor], batch: Batch) -> Kind:
     if min(t.ndim for t in tensors) < 3 or max(t.ndim for t in tensors) > 4:
         return "samples"
     half = len(tensors) // 2

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from understudy.errors import CorruptError, MachineError
 
 __all__ = [
+    "bytes_of",
     "disk",
     "load_tensors",
     "make_folder",
@@ -149,6 +151,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return dict(safetensors.torch.load_file(path))
     except (OSError, SafetensorError, ValueError) as error:
         raise CorruptError(f"{path}: is not a readable safetensors file: {error}") from error
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """What a digest is made of."""
+    raw: memoryview = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return raw
 
 
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

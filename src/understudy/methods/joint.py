@@ -13,6 +13,7 @@ from understudy.losses import kl
 from understudy.method import Distillation
 from understudy.methods.taught import of_classes
 from understudy.progress import Curve
+from understudy.reading import unwrap
 from understudy.tasks import Task
 from understudy.term import Term
 
@@ -60,7 +61,7 @@ def joint(
         raise InputError(f"joint: teacher={teacher!r} must be an nn.Module: it is trained along.")
     task = of_classes("joint", task)
     soft = partial(kl, temperature=temperature)
-    learning = copy.deepcopy(getattr(teacher, "_orig_mod", teacher)).requires_grad_(True)
+    learning = copy.deepcopy(unwrap(teacher)).requires_grad_(True)
     return Distillation(
         Term(task.label_loss, "student", label, weight=label_weight),
         Term(soft, "student", "stop teacher", weight=weight),

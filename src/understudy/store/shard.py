@@ -21,7 +21,7 @@ from understudy.errors import CorruptError
 from understudy.store.encoding import layout
 from understudy.store.fidelity import Error, Errors
 from understudy.store.manifest import Manifest
-from understudy.writing import save_tensors
+from understudy.writing import bytes_of, save_tensors
 
 __all__ = ["FOLDER", "Shard", "Words", "check_digests", "look", "mapped", "path_of", "publish"]
 
@@ -33,7 +33,6 @@ WORDS = {
     torch.int32: "I32",
 }  # fmt: skip
 
-Bytes = NDArray[np.uint8]
 Words = NDArray[np.void]
 
 
@@ -67,7 +66,7 @@ def publish(folder: Path, manifest: Manifest, shard: int, parts: Mapping[str, Te
         {
             "identity": manifest.identity,
             "shard": shard,
-            "sha256": {name: _digest(_bytes(t)) for name, t in sorted(parts.items())},
+            "sha256": {name: _digest(bytes_of(t)) for name, t in sorted(parts.items())},
             "errors": {f: {n: [e.apart, e.whole] for n, e in found.items()} for f, found in sorted(errors.items())},
         }
     )
@@ -75,12 +74,8 @@ def publish(folder: Path, manifest: Manifest, shard: int, parts: Mapping[str, Te
     save_tensors(path_of(folder, shard), parts, {KEY: f"{_seal(body)} {body}"})
 
 
-def _bytes(tensor: Tensor) -> Bytes:
-    return tensor.contiguous().view(torch.uint8).numpy().reshape(-1)
-
-
-def _digest(data: Bytes) -> str:
-    return hashlib.sha256(data.data).hexdigest()
+def _digest(data: memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _seal(body: str) -> str:
@@ -155,6 +150,6 @@ def mapped(shard: Shard) -> dict[str, Words]:
 
 def check_digests(shard: Shard) -> None:
     """Read all of it; CorruptError names what has changed since it was written."""
-    bad = [n for n, b in mapped(shard).items() if _digest(b.view(np.uint8)) != shard.digests[n]]
+    bad = [n for n, b in mapped(shard).items() if _digest(b.view(np.uint8).data) != shard.digests[n]]
     if bad:
         raise CorruptError(f"{shard.path}: is damaged in {len(bad)} of {len(shard.spans)} tensors: {', '.join(bad)}.")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import shutil
 import time
 import warnings
@@ -186,15 +185,20 @@ class Store:
         todo = self.missing(rank=rank, ranks=ranks)
         self._check_room(len(todo) * ranks)
         total, done, made = self._rows(todo), 0, 0
+
+        def told(rows: int) -> None:
+            nonlocal done
+            done += rows
+            if progress is not None:
+                progress(done, total)
+
         for shard in todo:
             draw, ids = self.place(shard)
-            if not self._is_made(shard):  # by a process that does the same
-                told = None if progress is None else functools.partial(_told_after, progress, done, total)
-                self.write(shard, _asked(outputs, draw, ids.split(batch), told))
+            if self._is_made(shard):  # by a process that does the same
+                told(len(ids))
+            else:
+                self.write(shard, _pieces(outputs, draw, ids.split(batch), told))
                 made += len(ids)
-            elif progress is not None:
-                progress(done + len(ids), total)
-            done += len(ids)
         return made
 
     def _is_made(self, shard: int) -> bool:
@@ -310,19 +314,12 @@ class Store:
         return held
 
 
-def _asked(
-    outputs: Outputs, draw: int, ids: Iterable[Tensor], told: Callable[[int], None] | None
+def _pieces(
+    outputs: Outputs, draw: int, ids: Iterable[Tensor], told: Callable[[int], None]
 ) -> Iterator[Mapping[str, Tensor]]:
-    done = 0
     for some in ids:
         yield outputs(some, draw)
-        done += len(some)
-        if told is not None:  # when the next piece is asked for, and this one is encoded
-            told(done)
-
-
-def _told_after(progress: Done, before: int, total: int, done: int) -> None:
-    progress(before + done, total)
+        told(len(some))  # when the next piece is asked for, and this one is encoded
 
 
 def _check(facts: Mapping[str, str], samples: int, draws: int, fields: Mapping[str, Field], rows: int | None) -> None:

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from understudy.errors import InputError
 from understudy.progress import Progress
+from understudy.taps import unwrap
 
 __all__ = ["Ema"]
 
@@ -34,7 +35,7 @@ class Ema(nn.Module):
         super().__init__()
         if not 0 <= decay < 1:
             raise InputError(f"Ema: decay {decay!r} is not allowed; it must be in [0, 1), and .99 to .9999 is usual.")
-        source = getattr(source, "_orig_mod", source)
+        source = unwrap(source)
         if isinstance(source, FSDPModule):
             raise InputError(
                 "Ema: a model that fully_shard has spread over ranks cannot be copied. Make the Ema before fully_shard, and leave settings.ema out."

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from understudy.address import Address
 from understudy.errors import InputError, ShapeError, choices
 from understudy.lookup import named_tensor
+from understudy.taps import unwrap
 
 __all__ = ["Ensemble"]
 
@@ -49,7 +50,7 @@ class Ensemble(nn.Module):
         super().__init__()
         _check(models, weights, of, classes)
         for i, model in enumerate(models):
-            bare = getattr(model, "_orig_mod", model)
+            bare = unwrap(model)
             self.add_module(str(i), bare if isinstance(bare, nn.Module) else _Callable(bare))
         self._names = [_named_inputs(model) for model in models]
         share = torch.ones(len(models)) if weights is None else torch.tensor([float(w) for w in weights])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from understudy.errors import CorruptError, InputError, MachineError, choices, raise_all
+from understudy.taps import unwrap
 
 __all__ = ["load_weights"]
 
@@ -39,7 +40,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
         model is left as it was); CorruptError if the file is damaged, is no file of weights, or holds code or NaN.
     """
     path = Path(path)
-    bare = getattr(model, "_orig_mod", model)
+    bare = unwrap(model)
     if not isinstance(bare, nn.Module):
         raise InputError(
             f"{path}: weights go into a module, and the model is a {type(bare).__name__}, which has its own."
