@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from understudy import Distillation, Optim, Settings, Term, answers, distill, methods, train
+from understudy import Distillation, Optim, Settings, Term, answers, distill, inference, methods, train
 from understudy.answers import Answers, asked_of
 from understudy.batch import Batch
 from understudy.data.augment import Augment, Pictures
 from understudy.errors import AddressError, InputError
 from understudy.losses import cross_entropy, kl, mse
 from understudy.state import digest
+from understudy.taps import Tapped
 from understudy.teachers.stored import InMemory, Stored
 from understudy.zoo import CNN
 
@@ -106,9 +107,25 @@ def test_the_teacher_is_asked_once_for_all_seeds() -> None:
 
     live = asked(train=TRAIN, store=None)
     stored = asked(train=TRAIN)
-    # Three epochs and a dry run of two seeds, against every sample once; two more show the shapes.
-    assert live - stored == 2 * (48 * 3 + 16) - (48 + 2)
+    # Three epochs and a dry run of two seeds, against every sample once; two more show the shapes. Before that each is timed:
+    # on four batches of a step, and on three of as many rows as are asked for at once.
+    assert live - stored == 2 * (48 * 3 + 16) - (48 + 2) + 4 * 16 - 3 * 48
     assert asked(train=moving(), draws=2) - stored == 48
+
+
+@pytest.mark.parametrize("place", ["auto", "said"])
+def test_a_compiled_teacher_is_compiled_for_the_batches_that_it_is_asked_about(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[bool] = []
+
+    def tapped(name: str, model: nn.Module, taps: frozenset[str], wished: bool) -> Tapped:
+        compiled.append(wished)
+        return Tapped(name, model, taps, False)
+
+    monkeypatch.setattr(inference, "Tapped", tapped)
+    done(Counted(), TRAIN, teacher_run="compiled", store=place if place == "auto" else tmp_path / place)
+    assert compiled == [True]  # with another shape before it there would be a second, which is not
 
 
 def test_another_job_reads_the_same_store(tmp_path: Path) -> None:
@@ -118,7 +135,7 @@ def test_another_job_reads_the_same_store(tmp_path: Path) -> None:
         teacher.asked = 0
         students.append(done(teacher, TRAIN, folder=tmp_path / name, store=tmp_path / "said").student)
         counts.append(teacher.asked)
-    assert counts[0] - counts[1] == 48 + 4 * 16  # and four batches that show that asking is cheap
+    assert counts[0] - counts[1] == 48 + 3 * 48  # and three batches that show that asking is cheap
     assert counts[1] == counts[2]  # what checks and measures the teacher
     assert len(set(map(digest, students))) == 1
 

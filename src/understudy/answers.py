@@ -12,13 +12,14 @@ import json
 import math
 from functools import cached_property, partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from understudy import parallel
+from understudy import losses, parallel
 from understudy.address import Address
 from understudy.batch import Batch, tensors
 from understudy.callbacks import counting
@@ -31,9 +32,10 @@ from understudy.reading import Reader, unwrap
 from understudy.state import digest
 from understudy.store import MANIFEST, Field, Store
 from understudy.teachers.stored import InMemory, Stored, field_of
+from understudy.term import Term
 from understudy.writing import bytes_of
 
-__all__ = ["BATCH", "Answers", "asked_of"]
+__all__ = ["BATCH", "Answers", "asked_of", "reads"]
 
 TEACHER = "teacher"
 BATCH = 256
@@ -43,8 +45,20 @@ IN_MEMORY = 256 * 2**20
 EXACT = 2**30
 """Bytes up to which a store that nobody asked for keeps float32; above, half of that."""
 
+SOFTENING = (losses.kl, losses.soft_cross_entropy, losses.dkd)
+"""Losses that need of the teacher's logits their distribution at a temperature, and nothing else."""
+
+SPOT, APART = 32, 0.05
+"""Rows of a store that was there before that are asked anew, and how far they may be off: what a teacher says depends on more
+than its weights, such as its code."""
+
 MOST = 16 * 2**30
 """Bytes from which on nothing is stored unless it is asked for."""
+
+
+def reads(method: Method, teacher: Any) -> bool:
+    """Whether it is this teacher that a method reads: one may have put it into a model of its own, and asks that."""
+    return method.frozen.get(TEACHER) is unwrap(teacher)
 
 
 def asked_of(method: Method) -> list[Address]:
@@ -62,9 +76,26 @@ def asked_of(method: Method) -> list[Address]:
 
 def _temperatures(method: Method) -> tuple[float, ...]:
     """At which the losses of a method soften what they compare; 1 if none says so."""
-    losses = [term.loss for term in method.terms] if isinstance(method, Distillation) else []
-    told = [getattr(loss, "keywords", {}).get("temperature", getattr(loss, "temperature", None)) for loss in losses]
+    told = [_option(term.loss, "temperature") for term in _reading(method)]
     return tuple(sorted({float(t) for t in told if isinstance(t, (int, float))})) or (1.0,)
+
+
+def _reading(method: Method) -> list[Term]:
+    """The terms that read the teacher's output."""
+    terms = [term for term in method.terms if isinstance(term, Term)] if isinstance(method, Distillation) else []
+    return [t for t in terms if t.weight != 0 and any(a.model == TEACHER and not field_of(a) for a in t.addresses)]
+
+
+def _option(loss: Any, name: str) -> Any:
+    """What a loss was given under a name, or takes by default; None if it has no such option."""
+    function, given = getattr(loss, "func", loss), getattr(loss, "keywords", {})
+    known = function.__kwdefaults__ or {} if isinstance(function, FunctionType) else {}
+    return given.get(name, known.get(name, getattr(function, name, None)))
+
+
+def _unsoftened(method: Method) -> list[str]:
+    """The terms that read of the teacher's output more than its distribution at one temperature."""
+    return [term.name for term in _reading(method) if getattr(term.loss, "func", term.loss) not in SOFTENING]
 
 
 class Answers:
@@ -82,8 +113,11 @@ class Answers:
     """
 
     def __init__(self, material: Material, teacher: Any, method: Method) -> None:
-        self.material, self.plan, self.addresses = material, material.plan, asked_of(method)
+        self.material, self.plan, self.addresses = material, material.plan, []
+        if reads(method, teacher):
+            self.addresses = asked_of(method)
         self.temperatures = _temperatures(method) if material.task.name == "classification" else ()
+        self.unsoftened = _unsoftened(method)
         self.data, self.seed = material.data["train"], self.plan.seed
         self.fixed = self.data.source.is_fixed()
         self.draws = 1 if self.fixed else min(self.plan.draws or self.plan.epochs, self.plan.epochs)
@@ -155,8 +189,10 @@ class Answers:
         parallel.start(self.device)
         store, shown = self._store(place, encoding), self.plan.progress and parallel.rank() == 0
         with counting("soft labels", self.plan.console or Console(), shown) as told:
-            store.fill(self.ask, batch=BATCH, rank=parallel.rank(), ranks=parallel.ranks(), progress=told)
+            made = store.fill(self.ask, batch=BATCH, rank=parallel.rank(), ranks=parallel.ranks(), progress=told)
         parallel.meet(self.device)
+        if made < store.manifest.rows_in_all and parallel.ranks() == 1:
+            store.spot(self.ask, rows=SPOT, tolerance=APART)
         return store
 
     def way(self) -> str | None:
@@ -170,12 +206,14 @@ class Answers:
             return self.plan.path / "store"
         return Path(str(self.plan.store))
 
+    @torch.no_grad()
     def ask(self, ids: Tensor, draw: int) -> dict[str, Tensor]:
         """The teacher's answers to these samples at a draw, by field."""
-        batch = Batch.of(self.data.source.rows(ids, draw, self.seed), index=ids).to(self.device)
-        with torch.no_grad():
-            read = self.reader.read(batch, self.addresses)
+        read = self.reader.read(self._batch(ids, draw), self.addresses)
         return {field_of(a): read[a].float().cpu() for a in self.addresses}
+
+    def _batch(self, ids: Tensor, draw: int) -> Batch:
+        return Batch.of(self.data.source.rows(ids, draw, self.seed), index=ids).to(self.device)
 
     def _batches(self) -> tuple[Tensor, ...]:
         parts: tuple[Tensor, ...] = torch.arange(self.data.samples).split(BATCH)
@@ -183,7 +221,12 @@ class Answers:
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(t.shape[1:]) for name, t in self.ask(torch.arange(min(2, self.data.samples)), 0).items()}
+        """Of one sample's answers, from the teacher as it is: one that compiles does it for the first batch that it sees."""
+        plain = Reader({TEACHER: unwrap(self.teacher)}, (), call=self.plan.call)
+        few = torch.arange(min(2, self.data.samples))
+        with torch.no_grad():
+            read = plain.read(self._batch(few, 0), self.addresses)
+        return {field_of(address): tuple(tensor.shape[1:]) for address, tensor in read.items()}
 
     def _store(self, place: Path, encoding: str | None) -> Store:
         chosen = encoding or ("fp32" if self.bytes(4) <= EXACT else "fp16")
@@ -191,6 +234,11 @@ class Answers:
         if (place / MANIFEST).exists() and encoding is None:
             held = Store.open(place).manifest.fields
             fields = {n: held[n] if n in held and held[n].shape == f.shape else f for n, f in fields.items()}
+        if any(field.top is not None for field in fields.values()) and self.unsoftened:
+            raise InputError(
+                f"store: topk:K keeps logits for losses that soften them, at one temperature ({', '.join(f.__name__ for f in SOFTENING)}), "
+                f"and {', '.join(self.unsoftened)} reads them otherwise. Take another encoding, such as fp16, in a folder of its own."
+            )
         opened = partial(Store.create, place, self.facts(), self.data.samples, self.draws, fields)
         if parallel.rank() == 0:  # before the others look: of two that begin a store at once each would write it
             opened()

@@ -23,6 +23,7 @@ from understudy.inference import Inference
 from understudy.material import Material, Precision
 from understudy.method import Distillation, Method
 from understudy.probe import Choice, choose
+from understudy.reading import unwrap
 from understudy.rehearsal import Clock
 from understudy.term import Term
 from understudy.writing import read_json, write_json
@@ -51,8 +52,18 @@ class Choices:
         self.file = None if folder is None else folder / FILE
         self.made: dict[str, Any] = read_json(self.file) if self.file is not None and self.file.exists() else {}
 
-    def teacher(self, teacher: Any, method: Method, times: int, way: str | None = None) -> Any:
-        """The teacher as it is to be asked: so often, where the method reads it, and in the ``way`` that is settled already."""
+    def teacher(
+        self, teacher: Any, method: Method, times: int, *, rows: int | None = None, way: str | None = None
+    ) -> Any:
+        """The teacher as it is to be asked where the method reads it.
+
+        Args:
+            teacher: as it is.
+            method: one that reads it.
+            times: how often.
+            rows: samples at once; those of a step by default.
+            way: that is settled already.
+        """
         wished = self.plan.teacher_run if way is None else way
         if not isinstance(teacher, nn.Module):
             return teacher
@@ -60,17 +71,19 @@ class Choices:
             return Inference(teacher, wished)
         if (held := self.made.get("teacher")) is not None:
             return Inference(teacher, held["way"])
-        choice, asked = self._probed(teacher, method, times)
+        choice, asked = self._probed(teacher, method, times, rows or self.material.batch_size)
         told = None if choice.way == "fp32" else f"teacher runs as {choice.way}: {choice.told}"
         self._note("teacher", choice.facts(), told)
         return asked
 
-    def _probed(self, teacher: nn.Module, method: Method, times: int) -> tuple[Choice, Any]:
+    def _probed(self, teacher: nn.Module, method: Method, times: int, rows: int) -> tuple[Choice, Any]:
         material, stage = self.material, self.material.stages["distilled"]
         if type(method) is not Distillation:
             return Choice("fp32", f"{type(method).__name__} decides in its moves what it asks the teacher"), teacher
+        if method.frozen.get("teacher") is not unwrap(teacher):
+            return Choice("fp32", "the method asks a model of its own, which it has put the teacher into"), teacher
         device = material.settings(stage, 0).on()
-        batches = [b.to(device) for b in islice(stage.data.source.in_order(material.batch_size), BATCHES)]
+        batches = [b.to(device) for b in islice(stage.data.source.in_order(rows), BATCHES)]
         student, logits = material.student(), None
         if material.task.name == "classification":
             logits = outputs(student, stage.data.few(batches[0].rows), give=self.plan.call)

@@ -125,7 +125,7 @@ class Inference(nn.Module):
         if not self._copy:
             made = copy.deepcopy(self._orig_mod).requires_grad_(False)
             if self.way.channels_last:
-                made = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                _lay_out(made)
             self._copy.append(made)
         return self._copy[0]
 
@@ -143,6 +143,13 @@ def _freezing() -> contextlib.AbstractContextManager[Any]:
     from torch._inductor import config  # takes a second, which only those pay who compile
 
     return config.patch(freezing=True)  # type: ignore[no-any-return]
+
+
+def _lay_out(model: nn.Module) -> None:
+    """Put the channels innermost in what has the four axes for it; torch's own conversion refuses a model with kernels of five."""
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def _place(model: nn.Module) -> torch.device | None:

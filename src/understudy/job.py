@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from understudy.answers import Answers
+from understudy.answers import BATCH, Answers, reads
 from understudy.callbacks import Bar, Callback
 from understudy.choices import Choices
 from understudy.data.order import preserved
@@ -184,7 +184,7 @@ class Job:
         if not answers.wanted:
             return choices.teacher(self.teacher, method, self.stages["distilled"].steps * self.plan.seeds)
         began = perf_counter()
-        answers.ask_as(choices.teacher(self.teacher, method, answers.passes, answers.way()))
+        answers.ask_as(choices.teacher(self.teacher, method, answers.passes, rows=BATCH, way=answers.way()))
         made = answers.stored()
         self._say(f"soft labels: {answers.told()}, once for all seeds")
         self.seconds["soft labels"] = [perf_counter() - began]
@@ -202,7 +202,7 @@ class Job:
             trial.add("alone", alone, self._train("alone", f"student alone {mark}", material.alone(alone), seed))
         student = material.student(seed)
         method = material.method(student, self.teacher, seed)
-        if isinstance(method, Distillation) and "teacher" in method.frozen:
+        if isinstance(method, Distillation) and reads(method, self.teacher):
             method.supply("teacher", teacher)
         forms = BestForms(method, self.task, self._folder("distilled", seed))
         result = self._train("distilled", f"distil {mark}", method, seed, forms)

@@ -104,7 +104,7 @@ class Source:
         if (own := self._own) is not None:
             return not own.random
         # From the first to the last: a data set may be put together from several, of which one is random.
-        few = torch.linspace(0, self.samples - 1, min(8, self.samples), dtype=torch.float64).long().tolist()
+        few = torch.linspace(0, self.samples - 1, min(64, self.samples), dtype=torch.float64).long().tolist()
         draws = [list(tensors(self.fetch([(draw, i) for i in few], 0))) for draw in range(3)]
         return all(torch.equal(a, b) for other in draws[1:] for a, b in zip(draws[0], other, strict=True))
 

@@ -119,7 +119,7 @@ def _answers(recipe: str, folder: Path, settings: Sequence[str], plugin: Sequenc
 
     import dataclasses
 
-    from understudy.answers import Answers
+    from understudy.answers import BATCH, Answers
     from understudy.choices import Choices
     from understudy.errors import InputError
     from understudy.preflight import check_teacher
@@ -140,7 +140,9 @@ def _answers(recipe: str, folder: Path, settings: Sequence[str], plugin: Sequenc
         raise InputError(
             f"{recipe}: its method asks the teacher about more than the samples as they are, so that nothing can be stored."
         )
-    asked = Choices(material, screen.print).teacher(material.teacher, method, answers.passes, answers.way())
+    asked = Choices(material, screen.print).teacher(
+        material.teacher, method, answers.passes, rows=BATCH, way=answers.way()
+    )
     answers.ask_as(asked)
     return answers, screen
 

@@ -65,6 +65,9 @@ class Augment:
             for name, value in pixels.items()
             if isinstance(value, bool) or not isinstance(value, int) or value < 0
         ]
+        flip: object = self.flip
+        if not isinstance(flip, bool):
+            problems.append(f"augment: flip={flip!r} is not allowed; give True or False.")
         if self.fill not in ("zero", "reflect"):
             problems.append(f"augment: fill={self.fill!r} is not allowed; give 'zero' or 'reflect'.")
         if not problems and self.crop and self.shift:
@@ -206,7 +209,10 @@ def _statistics(mean: Any, std: Any, channels: int) -> tuple[Array, Array] | Non
     raise_all(InputError, problems)
     made = {}
     for name, value in given.items():
-        numbers = np.asarray(value, dtype=np.float64).reshape(-1)
+        try:
+            numbers = np.asarray(value, dtype=np.float64).reshape(-1)
+        except (TypeError, ValueError):  # which cannot be numbers
+            numbers = np.empty(0)
         numbers = np.repeat(numbers, channels) if len(numbers) == 1 else numbers
         if len(numbers) != channels or not np.isfinite(numbers).all() or (name == "std" and (numbers <= 0).any()):
             more = ", above 0" if name == "std" else ""
@@ -256,8 +262,10 @@ class Pictures(Dataset[Any]):
     ) -> None:
         self.named = isinstance(data, Mapping)
         data = (data,) if isinstance(data, (Tensor, np.ndarray)) else data
+        if not isinstance(data, (tuple, list, Mapping)) or not data:
+            raise InputError(f"pictures: {data!r} is no data; give (pictures, labels), or a mapping with 'input'.")
         columns = dict(data) if isinstance(data, Mapping) else dict(enumerate(data))
-        self.columns = {name: torch.as_tensor(value) for name, value in columns.items()}
+        self.columns = {name: _column(name, value) for name, value in columns.items()}
         self.field = _field(self.columns) if self.named else 0
         pictures = _channels_first(self.columns[self.field], channels)
         sizes = {len(column) for column in self.columns.values()}
@@ -372,6 +380,17 @@ def viewed(parts: Parts, augment: Augment | None, mean: Any, std: Any) -> Parts:
     )
 
 
+def _column(name: Any, value: Any) -> Tensor:
+    try:
+        # A view that runs backwards is one that torch cannot take.
+        found = torch.as_tensor(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"pictures: column {name!r} cannot be a tensor of numbers: {error}") from error
+    if not found.ndim:
+        raise InputError(f"pictures: column {name!r} is a single number; it must have one for each picture.")
+    return found
+
+
 def _field(columns: Mapping[Any, Tensor]) -> Any:
     """Which column the pictures are."""
     found = [name for name, c in columns.items() if name not in ("label", "labels") and c.ndim in (3, 4)]
@@ -387,7 +406,11 @@ def _channels_first(given: Tensor, channels: str | None) -> Array:
     """Pictures as ``[N, C, H, W]`` of bytes or float32."""
     if not given.is_floating_point() and given.dtype != torch.uint8:
         raise InputError(f"pictures: are numbers of {given.dtype}; give bytes (torch.uint8) or floats.")
-    pictures: Array = (given.float() if given.is_floating_point() else given).numpy()
+    pictures: Array = (given.detach().float() if given.is_floating_point() else given).cpu().numpy()
+    if not pictures.size:
+        raise InputError(f"pictures: have shape {list(pictures.shape)}, in which there is no picture.")
+    if channels not in (None, "first", "last"):
+        raise InputError(f"pictures: channels={channels!r} is not allowed; give 'first' or 'last', or leave it out.")
     if pictures.ndim == 3:
         return pictures[:, None]
     if pictures.ndim != 4:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from understudy.errors import InputError, raise_all
+from understudy.errors import InputError, choices, raise_all
 from understudy.store.encoding import Field
 from understudy.store.fidelity import Errors, errors, gather
 from understudy.store.manifest import Manifest, label
@@ -16,7 +16,7 @@ from understudy.store.reader import Reader
 __all__ = ["Outputs", "compare"]
 
 Outputs = Callable[[Tensor, int], Mapping[str, Tensor]]
-"""Sample ids and a draw in, each field's ``[N, *shape]`` out, in that order: the teacher, asked."""
+"""Sample ids and a draw in, the fields' ``[N, *shape]`` out, in that order: the teacher, asked."""
 
 
 def compare(reader: Reader, outputs: Outputs, rows: int, batch: int, recorded: Errors, tolerance: float) -> Errors:
@@ -31,7 +31,13 @@ def compare(reader: Reader, outputs: Outputs, rows: int, batch: int, recorded: E
     for draw, ids in _spread(reader.manifest, rows, batch):
         fresh, kept = outputs(ids, draw), reader.encoded(ids, draw)
         compared += len(ids)
+        if strange := [name for name in fresh if name not in fields]:
+            raise InputError(
+                f"{reader.folder}: {', '.join(map(label, strange))} is not in it, and cannot be compared. {choices('', map(label, fields))}"
+            )
         for name, field in fields.items():
+            if name not in fresh:  # of another method, which reads more of the teacher
+                continue
             gather(found[name], errors(fresh[name], kept[name], field))
             worst[name] = max(worst[name], _furthest(fresh[name], kept[name], field, ids, draw))
     raise_all(

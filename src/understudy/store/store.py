@@ -109,7 +109,10 @@ class Store:
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
             raise InputError(f"{folder}: is no store: it has no {MANIFEST}.")
-        held = Manifest.read(folder)
+        try:
+            held = Manifest.read(folder)
+        except CorruptError as error:
+            raise CorruptError(f"{error} Delete it to have the store made anew.") from error
         if facts is not None:
             _compare(folder, held, dataclasses.replace(held, facts=dict(facts)))
         return cls(folder, held)
@@ -231,6 +234,11 @@ class Store:
         Raises: InputError if rows are missing, with their number; CorruptError that names each damaged shard.
         """
         return Reader(self.folder, self.manifest, self._whole(check), asked(self.manifest, fields, temperature))
+
+    def spot(self, outputs: Outputs, *, rows: int, tolerance: float) -> None:
+        """Make a few rows anew and compare, without reading all bytes; for the arguments and errors see :meth:`verify`."""
+        reader = Reader(self.folder, self.manifest, self._whole(check=False), dict.fromkeys(self.manifest.fields))
+        compare(reader, outputs, rows, rows, self._recorded(), tolerance)
 
     def verify(self, outputs: Outputs | None = None, *, rows: int = 256, batch: int = 256) -> dict[str, Any]:
         """Read all bytes; and, if it is said what gives the outputs, make some rows anew and compare.
