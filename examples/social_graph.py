@@ -1,17 +1,18 @@
-"""Who knows whom, and who belongs together: a graph network of an eighth of the width, on real social graphs.
+"""Who knows whom, and who belongs together: a graph network of an eighth of the width, on real graphs.
 
-Zachary's karate club (34 members, 78 friendships, two factions after its split) and the characters of Les Misérables (77, of which
-254 pairs appear together) come with networkx, which torch brings along. With a path, such as `python examples/social_graph.py
-cora_planetoid.npz`, there is also Cora: 2,708 papers with their words, 5,278 citations, seven topics; a citation graph, but of a size at which
-an interval says something.
+Zachary's karate club (34 members, 78 friendships, two factions after its split) and the characters of Les Misérables (77, of
+whom 254 pairs appear together) come with networkx, which torch brings along. With a path, as in
+`python examples/social_graph.py cora_planetoid.npz`, there is also Cora: 2,708 papers with their words, 5,278 citations, seven
+topics; no social graph, but of a size at which an interval says something.
 
-Two layers, in each of which a node takes the mean over its neighbours, give each node a vector; the product of two vectors is the
-logit that there is an edge. A fifth of the edges (of Cora a tenth) is held out, and as many pairs without an edge: AUC is how often the edge has the
-larger logit. Communities are k-means of the vectors: NMI with the factions or topics, which nobody was told, and modularity.
+Two layers, in each of which a node takes the mean over its neighbours, give each node a vector; the product of two vectors is
+the logit that there is an edge. A fifth of the edges (of Cora a tenth) is held out, with as many pairs without an edge: AUC is
+how often the edge has the larger logit. Communities are k-means of the vectors: their NMI with the factions or topics, which
+nobody was told, and their modularity.
 
-Students learn the edges alone; beside the teacher's logits of all pairs of the step (kd); and beside these and local structure (LSP), how a
-node's vector stands to its neighbours'. A seed is a split, a teacher, and one start for all students. Learning rates and
-weights were chosen on other seeds.
+Students learn the edges alone; with the teacher's logits of all pairs of the step (kd); and with local structure too, how a
+node's vector stands to its neighbours' (Yang et al. 2020, arXiv:2003.10477). A seed is a split, a teacher, and one start for all
+students. Learning rates and weights were chosen on other seeds.
 """
 
 from __future__ import annotations
@@ -43,8 +44,17 @@ COLUMNS = (Column("model", "model"), *(Column(figure, figure) for figure in ("AU
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Each node's words ``[N, W]``, filled up with the number of all words; undirected edges ``[2, E]``; the communities that are known;
-    their number; the share of the edges that is held out; the learning rates of teacher and students."""
+    """A graph, and how it is learnt.
+
+    Attributes:
+        x: each node's words ``[N, W]``, filled up with the number of all words.
+        words: their number.
+        edges: undirected, ``[2, E]``.
+        known: each node's community, where that is known.
+        communities: their number.
+        held_out: the share of the edges that is asked for.
+        rates: learning rates of teacher and students.
+    """
 
     x: Tensor
     words: int
@@ -133,7 +143,7 @@ class Split:
         return cls(graph, torch.cat([known, known.flip(0)], 1), asked, torch.arange(2 * count) < count)
 
     def batches(self, seed: int) -> Iterator[dict[str, Tensor]]:
-        """The whole graph, again and again: its known edges, and as many other pairs, among which those may be that are held out."""
+        """The whole graph, again and again: its known edges, and as many other pairs, of which some may be held-out edges."""
         generator = torch.Generator().manual_seed(seed)
         known = self.edges[:, : self.edges.shape[1] // 2]
         free = apart(self.graph, known)

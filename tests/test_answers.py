@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from understudy import Distillation, Optim, Settings, Term, answers, distill, inference, methods, train
+from understudy import Distillation, Optim, Settings, Term, answers, distill, inference, job, methods, train
 from understudy.answers import Answers, asked_of
 from understudy.batch import Batch
 from understudy.data.augment import Augment, Pictures
 from understudy.errors import AddressError, InputError
-from understudy.losses import cross_entropy, kl, mse
+from understudy.losses import cross_entropy, dkd, kl, kl_standardized, mse
 from understudy.state import digest
+from understudy.store import Store
 from understudy.taps import Tapped
 from understudy.teachers.stored import InMemory, Stored
 from understudy.zoo import CNN
@@ -135,7 +137,8 @@ def test_another_job_reads_the_same_store(tmp_path: Path) -> None:
         teacher.asked = 0
         students.append(done(teacher, TRAIN, folder=tmp_path / name, store=tmp_path / "said").student)
         counts.append(teacher.asked)
-    assert counts[0] - counts[1] == 48 + 3 * 48  # and three batches that show that asking is cheap
+    # And three batches that show that asking is cheap; of what is there already a few rows are asked anew.
+    assert counts[0] - counts[1] == 48 + 3 * 48 - answers.SPOT
     assert counts[1] == counts[2]  # what checks and measures the teacher
     assert len(set(map(digest, students))) == 1
 
@@ -153,6 +156,100 @@ def test_a_store_of_something_else_is_refused_by_name(other: str, tmp_path: Path
         train = Pictures(TRAIN, augment=Augment(crop=1, flip=True))
     with pytest.raises(InputError, match=f"(?s)holds outputs of something else.*{told}"):
         done(teacher, train, store=tmp_path / "said", **more)
+
+
+class Scaled(nn.Module):
+    """A teacher whose weights do not tell all that it does."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.net, self.factor = Counted(), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled: Tensor = self.factor * self.net(x)
+        return scaled
+
+
+def test_a_teacher_of_the_same_weights_and_other_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(Scaled(1.0), TRAIN, store=tmp_path / "said")
+    done(Scaled(1.0), TRAIN, store=tmp_path / "said")
+    with pytest.raises(InputError, match="the output is not what is made now"):
+        done(Scaled(3.0), TRAIN, store=tmp_path / "said")
+    monkeypatch.setattr(answers, "APART", float("inf"))
+    done(Scaled(3.0), TRAIN, store=tmp_path / "said")  # which nothing but the rows asked anew has told apart
+
+
+def test_every_draw_is_stored_where_the_last_sample_of_an_epoch_would_be_a_batch_by_itself(tmp_path: Path) -> None:
+    train = Pictures((TRAIN[0][:33], TRAIN[1][:33]), augment=Augment(crop=2))
+    made = [done(Counted(), train, store=store).student for store in (None, "auto", tmp_path / "said")]
+    assert len(set(map(digest, made))) == 1
+
+
+def test_a_store_needs_a_name() -> None:
+    for store in ("", ".", 5, True, False):
+        with pytest.raises(InputError, match="is not the name of a folder of its own"):
+            done(Counted(), TRAIN, store=store)
+
+
+class Negated(nn.Module):
+    """What a method makes of the teacher that it is given."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        against: Tensor = -self.net(x)
+        return against
+
+
+def plainly(student: nn.Module, teacher: nn.Module) -> Distillation:
+    return Distillation(Term(kl, "student", "teacher"), student=student, teacher=teacher)
+
+
+def negated(student: nn.Module, teacher: nn.Module) -> Distillation:
+    return plainly(student, Negated(teacher))
+
+
+def test_a_model_that_a_method_makes_of_the_teacher_is_the_one_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(method: Any, store: Any) -> str:
+        made = done(Counted(), TRAIN, method=method, store=store)
+        return digest(made.evidence.trials[0].students["distilled"])
+
+    taught = ended(plainly, None)
+    against = {ended(negated, store) for store in (None, "auto", tmp_path / "said")}
+    assert len(against) == 1
+    assert taught not in against
+    for module in (answers, job):
+        monkeypatch.setattr(module, "reads", lambda method, teacher: True)
+    assert ended(negated, "auto") == taught
+
+
+@pytest.mark.parametrize("loss", [mse, partial(kl_standardized, temperature=2.0)], ids=["mse", "standardized"])
+def test_topk_is_for_losses_that_soften(loss: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(loss: Any) -> None:
+        def method(student: nn.Module, teacher: nn.Module) -> Distillation:
+            return Distillation(Term(loss, "student", "teacher"), student=student, teacher=teacher)
+
+        done(Counted(), TRAIN, method=method, store=tmp_path / "said")
+
+    real = Answers._store
+    monkeypatch.setattr(Answers, "_store", lambda self, place, encoding: real(self, place, "topk:2"))
+    with pytest.raises(InputError, match=r"reads them otherwise\. Take another encoding"):
+        fill(loss)
+    fill(partial(kl, temperature=4.0))
+
+
+def test_a_loss_that_is_given_no_temperature_softens_at_its_own(tmp_path: Path) -> None:
+    def method(student: nn.Module, teacher: nn.Module) -> Distillation:
+        return Distillation(Term(dkd, "student", "teacher", "batch.label"), student=student, teacher=teacher)
+
+    done(Counted(), TRAIN, method=method, store=tmp_path / "said")
+    assert Store.open(tmp_path / "said").manifest.fields[""].temperatures == (4.0,)
 
 
 def test_a_function_cannot_fill_a_store_for_others(tmp_path: Path) -> None:

@@ -179,3 +179,14 @@ def test_a_student_trained_with_channels_last_has_its_own_layout_again() -> None
         assert conv.weight.is_contiguous()
         ends.append(conv.weight)
     assert torch.allclose(ends[0], ends[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("way", EAGER)
+def test_a_model_with_kernels_of_five_axes_runs_in_every_way(way: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv3d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 8, 2)).eval()
+    volumes = torch.randn(2, 3, 4, 4, 4)
+    assert torch.allclose(Inference(model, way)(volumes), model(volumes), atol=0.05)
+    if way != "fp32":
+        with pytest.raises(RuntimeError, match="rank 4"):
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1024,3 +1024,28 @@ def test_hugging_face_checkpointing_is_read_or_refused(reentrant: bool) -> None:
     got = torch.autograd.grad(found.square().sum(), student.model.embed_tokens.weight)[0]
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(got, wanted)
+
+
+class InPlace(nn.Module):
+    """Changes its input, or a copy of it."""
+
+    def __init__(self, copied: bool) -> None:
+        super().__init__()
+        self.net, self.copied = nn.Linear(3, 2), copied
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net((x.clone() if self.copied else x).mul_(-1))
+        return scores
+
+
+def test_a_model_that_changes_the_input_of_another_is_refused() -> None:
+    def read(copied: bool, *addresses: str) -> Tensor:
+        reader = Reader({"student": nn.Linear(3, 2), "teacher": InPlace(copied)}, ["student"])
+        batch = Batch.of((torch.ones(4, 3), torch.zeros(4)))
+        reader.read(batch, [Address.parse(a) for a in addresses])
+        return batch.inputs[0]  # type: ignore[no-any-return]
+
+    with pytest.raises(InputError, match="teacher: its forward changes its input in place"):
+        read(False, "student", "teacher")
+    assert read(True, "student", "teacher").eq(1).all()
+    assert read(False, "teacher").eq(-1).all()  # which nobody else is given

@@ -8,11 +8,11 @@ not notice. Seeds and students of one job share it, and so can other jobs, if it
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 from functools import cached_property, partial
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -89,7 +89,7 @@ def _reading(method: Method) -> list[Term]:
 def _option(loss: Any, name: str) -> Any:
     """What a loss was given under a name, or takes by default; None if it has no such option."""
     function, given = getattr(loss, "func", loss), getattr(loss, "keywords", {})
-    known = function.__kwdefaults__ or {} if isinstance(function, FunctionType) else {}
+    known = getattr(inspect.unwrap(function), "__kwdefaults__", None) or {}
     return given.get(name, known.get(name, getattr(function, name, None)))
 
 

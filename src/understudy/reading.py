@@ -22,7 +22,7 @@ from understudy.errors import AddressError, InputError, TapError, choices, raise
 from understudy.inference import Inference
 from understudy.lookup import named_tensor, read_batch
 from understudy.modes import evaluating
-from understudy.taps import Caught, Tapped, compiled_in_place, unwrap
+from understudy.taps import Caught, Tapped, compiled_in_place, unwrap, versions
 from understudy.teachers.stored import Stored
 
 __all__ = ["Reader", "reshard", "unwrap"]
@@ -94,7 +94,8 @@ class Reader:
         """
         values: dict[Address, Tensor] = {}
         runs: dict[tuple[str, str | None], list[Address]] = {}
-        for address in addresses:
+        asked_for = list(addresses)
+        for address in asked_for:
             if address.of_batch:
                 value = read_batch(batch, address)
                 values[address] = value.detach() if address.stop else value
@@ -108,14 +109,21 @@ class Reader:
             if isinstance(model, Stored):
                 values |= model.at(batch, asked)
                 continue
-            output, caught = self._run(name, asked, batch.view(view))
+            inputs = batch.view(view)
+            before = versions(inputs)
+            output, caught = self._run(name, asked, inputs)
+            if len(runs) > 1 and versions(inputs) != before:
+                raise InputError(
+                    f"{name}: its forward changes its input in place, and other models are given it too. Fix: inplace=False in its "
+                    "first layer, or x = x.clone() at its beginning."
+                )
             for address in asked:
                 found = output if address.tap is None else _one_call(address, caught[address.tap])
                 tensor = named_tensor(found, address)
                 if tensor.is_inference():
                     tensor = tensor.clone()  # a copy is a constant to autograd; an inference_mode tensor is an error
                 values[address] = tensor.detach() if address.stop else tensor
-        return values
+        return {address: values[address] for address in asked_for}
 
     def _run(self, name: str, asked: Sequence[Address], inputs: Any) -> tuple[Any, dict[str, list[Caught]]]:
         model = self.models[name]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from understudy.batch import Call, tensors
 from understudy.errors import TapError, raise_all
 
-__all__ = ["Caught", "Tapped", "bare", "compiled_in_place", "unwrap"]
+__all__ = ["Caught", "Tapped", "bare", "compiled_in_place", "unwrap", "versions"]
 
 
 def unwrap(model: Any) -> Any:
@@ -112,10 +112,11 @@ class Caught(NamedTuple):
 
     def changed(self) -> bool:
         """Whether one of its tensors was written to since."""
-        return any(v != now for v, now in zip(self.versions, _versions(self.output), strict=False))
+        return any(v != now for v, now in zip(self.versions, versions(self.output), strict=False))
 
 
-def _versions(output: Any) -> tuple[int, ...]:
+def versions(output: Any) -> tuple[int, ...]:
+    """How often each of its tensors was written to."""
     return tuple(0 if t.is_inference() else t._version for t in tensors(output))
 
 
@@ -141,7 +142,7 @@ def _keep(caught: list[Caught]) -> Callable[[Any], None]:
             output = output.clone() if isinstance(output, Tensor) else output
             caught.append(Caught(output, torch.is_grad_enabled(), ()))
         else:
-            caught.append(Caught(output, torch.is_grad_enabled(), _versions(output)))
+            caught.append(Caught(output, torch.is_grad_enabled(), versions(output)))
 
     return keep
 

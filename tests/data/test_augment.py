@@ -475,3 +475,36 @@ def test_the_largest_reflection_is_taken() -> None:
 def test_an_augmentation_does_not_change() -> None:
     with pytest.raises(AttributeError):
         copy.copy(Augment()).crop = 1  # type: ignore[misc]
+
+
+FOUR = torch.zeros(4, 1, 5, 5), torch.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (FOUR, {"channels": "lst"}, "channels='lst' is not allowed; give 'first' or 'last'"),
+        (FOUR, {"mean": "a", "std": 1.0}, "mean='a' is not allowed"),
+        (FOUR, {"mean": [[1.0], [1.0, 2.0]], "std": 1.0}, "mean=.* is not allowed"),
+        ((FOUR[0][:0], FOUR[1][:0]), {}, "there is no picture"),
+        ((), {}, "is no data"),
+        (None, {}, "is no data"),
+        ((FOUR[0], ["a"] * 4), {}, "column 1 cannot be a tensor of numbers"),
+        ((FOUR[0], torch.tensor(3)), {}, "column 1 is a single number"),
+    ],
+)
+def test_pictures_say_what_is_wrong_with_them(data: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Pictures(data, **options)
+    Pictures(FOUR)
+
+
+def test_a_flip_is_yes_or_no() -> None:
+    with pytest.raises(InputError, match="flip='no' is not allowed; give True or False"):
+        Augment(flip="no")  # type: ignore[arg-type]
+
+
+def test_arrays_that_run_backwards_and_tensors_that_learn_are_pictures_too() -> None:
+    array = np.arange(50, dtype=np.float32).reshape(2, 5, 5)
+    assert torch.equal(Pictures(array[:, ::-1])[0][0][0], torch.tensor(array[0, ::-1].copy()))
+    assert torch.equal(Pictures(torch.tensor(array).requires_grad_())[0][0][0], torch.tensor(array[0]))

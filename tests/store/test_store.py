@@ -511,3 +511,21 @@ def test_verify_needs_all_rows(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     with pytest.raises(CorruptError, match=r"00002\.safetensors: is damaged in 1 of 2 tensors: layer3/values"):
         store.verify()
+
+
+def test_rows_of_a_method_that_reads_less_are_compared_and_those_of_one_that_reads_more_are_refused(
+    tmp_path: Path,
+) -> None:
+    store = made(tmp_path)
+    assert store.verify(lambda ids, draw: {"": outputs(ids, draw)[""]})["rows"] == 69
+    with pytest.raises(InputError, match="the output is not what is made now"):
+        store.verify(lambda ids, draw: {"": 2 * outputs(ids, draw)[""]})
+    with pytest.raises(InputError, match="'layer9' is not in it"):
+        store.verify(lambda ids, draw: {"layer9": torch.zeros(len(ids), 3)})
+
+
+def test_a_damaged_manifest_says_what_to_do(tmp_path: Path) -> None:
+    made(tmp_path)
+    (tmp_path / "store.json").write_text("{}")
+    with pytest.raises(CorruptError, match=r"store\.json: is damaged .* Delete it to have the store made anew"):
+        Store.open(tmp_path)

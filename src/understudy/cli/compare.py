@@ -71,7 +71,7 @@ def compare(
     """Train all methods under one protocol, and rank them.
 
     The same teacher, data, steps, seeds and starts for all; the student alone is the baseline, paired over seeds. Each
-    method has its paper's default weight. RECIPE is a file, the name of a ready recipe, or the folder of a comparison.
+    method has its paper's default weight, which on small maps can drown the labels: --tune. RECIPE is a file, the name of a ready recipe, or the folder of a comparison.
     """
     folder = out if out is not None else _folder(recipe)
     if not folder.name:

@@ -63,7 +63,7 @@ def build(
 ) -> None:
     """Ask a recipe's teacher about every training sample, and write what it says.
 
-    A build that was broken off goes on; one that is whole does nothing. An encoding that would change what students
+    The teacher must have been trained: give its weights. A run with teacher.store fills a store with one that it trains. A build that was broken off goes on; one that is whole does nothing. An encoding that would change what students
     learn by more than 1 % is refused, with its error. FOLDER is the store's.
     """
     answers, screen = _answers(recipe, folder, settings, plugin, json_)

@@ -29,8 +29,8 @@ class Teacher:
         epochs: train it first, for so many passes over its data.
         data: what it is trained on, if not the student's data.
         optimizer: of its training, if not the students' one.
-        store: a folder of what it says of every sample, asked once and read by all students, of other runs too; auto keeps it
-            with the run where that spares asking again; null asks in every step.
+        store: a folder of what it says of every sample, asked once and read by all students, of other runs too; from where
+            you are, not from the recipe; auto keeps it with the run where that spares asking again; null asks in every step.
         run: how it runs while students learn; auto takes the fastest way here that gives the same answers within 2 %.
     """
 
