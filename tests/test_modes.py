@@ -74,3 +74,14 @@ def test_eval_and_the_flags_put_back_would_leave_it_folded() -> None:
     layer.eval()
     layer.training = True
     assert not torch.equal(layer.weight, weight)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_scripted_model_is_in_eval_mode_too() -> None:
+    model = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))).train()
+    x = torch.ones(64, 3)
+    with evaluating(model):
+        assert not any(modes(model))
+        assert torch.equal(model(x), model(x))
+    assert all(modes(model))
+    assert not torch.equal(model(x), model(x))

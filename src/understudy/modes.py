@@ -28,8 +28,13 @@ def evaluating(model: nn.Module, modules: Sequence[nn.Module] | None = None) -> 
 
 def _set(modes: Iterable[tuple[nn.Module, bool]]) -> None:
     for module, mode in modes:
-        if module.training != mode:  # to set an attribute of a module is slow, and mostly there is nothing to change
-            module.training = mode
+        if module.training != mode:
+            # Past nn.Module.__setattr__, which takes microseconds: a big teacher has hundreds of modules, twice in every step.
+            # A scripted module holds the mode in C++ and not here.
+            if "training" in module.__dict__:
+                module.__dict__["training"] = mode
+            else:
+                module.training = mode
 
 
 def as_found(model: nn.Module) -> Callable[[], None]:
