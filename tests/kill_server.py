@@ -158,7 +158,7 @@ def break_engine(what: str) -> None:
             real = engine.load_module
             engine.load_module = lambda module, state: None if isinstance(module, Ema) else real(module, state)
         case "validation":
-            Validation.load = lambda self, state: None
+            Validation.load = lambda self, state, model: None
         case "journal":
             opened = Journal.open
             Journal.open = lambda self, at: opened(self, self.path.stat().st_size if at else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from understudy.batch import Batch
 from understudy.data.augment import Augment, Pictures
 from understudy.errors import AddressError, InputError
 from understudy.losses import cross_entropy, dkd, kl, kl_standardized, mse
+from understudy.material import Material
+from understudy.plan import Plan
 from understudy.state import digest
 from understudy.store import Store
 from understudy.taps import Tapped
 from understudy.teachers.stored import InMemory, Stored
+from understudy.writing import bytes_of
 from understudy.zoo import CNN
 
 FEW: dict[str, Any] = {
@@ -262,6 +266,22 @@ def test_a_function_cannot_fill_a_store_for_others(tmp_path: Path) -> None:
         done(teacher, TRAIN, store=tmp_path / "said")  # type: ignore[arg-type]
     done(teacher, TRAIN, folder=tmp_path / "run")  # type: ignore[arg-type]
     assert not (tmp_path / "run" / "store").exists()
+
+
+def test_what_augments_is_known_by_the_type_and_shape_of_what_it_makes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = inspect.signature(distill).bind(student(), Counted(), moving(), VALID, **FEW)
+    bound.apply_defaults()
+    made = Answers(material := Material(Plan(**bound.arguments)), material.teacher, of(Term(kl, "student", "teacher")))
+    pixels = torch.arange(64.0).view(1, 1, 8, 8)
+    other = {"uint8": pixels.view(torch.uint8), "flat": pixels.flatten(1), "as it is": pixels.clone()}
+    assert len({bytes(bytes_of(tensor)) for tensor in (pixels, *other.values())}) == 1  # all that would tell them apart
+
+    def fact(tensor: Tensor) -> str:
+        monkeypatch.setattr(type(made.data.source), "rows", lambda *_: {"input": tensor})
+        return made.facts()["augmentation"]
+
+    same = {name: fact(tensor) == fact(pixels) for name, tensor in other.items()}
+    assert same == {"uint8": False, "flat": False, "as it is": True}
 
 
 def test_a_broken_job_goes_on_with_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

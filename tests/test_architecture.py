@@ -8,14 +8,14 @@ import pytest
 import understudy
 
 ROOT = Path(understudy.__file__).parent
-LEAVES = ("data", "zoo", "tasks", "measure", "export", "report", "store", "accept", "testing")
-GROUND = ("errors", "modes", "progress", "losses", "projectors", "writing")
+LEAVES = ("data", "zoo", "tasks", "compress", "measure", "export", "report", "store", "accept", "testing")
+GROUND = ("errors", "inputs", "modes", "progress", "losses", "projectors", "writing")
 ENGINE = (
-    "parallel", "optimize", "settings", "source", "pool", "feed", "folder", "checkpoint", "environment", "signals", "callbacks", "play", "state",
+    "parallel", "optimize", "settings", "source", "pool", "feed", "folder", "shards", "checkpoint", "environment", "signals", "callbacks", "play", "state",
     "validation", "engine",
 )  # fmt: skip
 ORDER = (
-    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "inference", "teachers", "reading", "term", "naming", "method", "forward", "matching", "methods", *ENGINE, "examples", "views", "forms", "evaluate", "likeness", "pages", "outcome", "plan", "material", "preflight", "probe", "answers", "rehearsal", "choices", "job", "chains", "registry", "recipe", "ranking", "contender", "compare", "demo", "cli", "__main__",
+    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "converted", "inference", "teachers", "reading", "term", "naming", "method", "forward", "matching", "methods", *ENGINE, "examples", "views", "forms", "evaluate", "likeness", "pages", "outcome", "start", "plan", "material", "preflight", "probe", "answers", "rehearsal", "choices", "job", "chains", "registry", "recipe", "ranking", "contender", "shared", "trained", "comparison", "compare", "demo", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -177,5 +177,5 @@ def test_the_first_model_has_no_fewer_steps_than_its_students_however_few_are_la
 def test_what_makes_no_generations_is_refused(options, told):
     with pytest.raises(InputError, match=told):
         born_again(lambda: mlp(4), TRAIN, VALID, **options)
-    with pytest.raises(InputError, match="not a module"):
+    with pytest.raises(InputError, match="must make an"):
         born_again(lambda: 3, TRAIN, VALID)

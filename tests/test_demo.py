@@ -124,6 +124,18 @@ def test_a_folder_of_the_users_is_not_touched(also: str | None, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("_untrained")
+def test_under_torchrun_an_earlier_demo_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made(tmp_path / "demo")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="understudy demo: does everything in one process"):
+        demo.run(1, out=folder)
+    assert (folder / "job.json").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    begin(folder)
+    assert not (folder / "job.json").exists()
+
+
+@pytest.mark.usefixtures("_untrained")
 def test_a_demo_that_is_running_is_not_deleted(tmp_path: Path) -> None:
     folder = made(tmp_path / "demo")
     lock = Lock(folder)

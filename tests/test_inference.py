@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from understudy import Distillation, Optim, Settings, Term, train
+from understudy import Distillation, Optim, Settings, Term, converted, train
 from understudy.batch import Batch, ModelInputs, mapped
-from understudy.errors import InputError
+from understudy.errors import InputError, MissingExtra
 from understudy.inference import WAYS, Inference
 from understudy.losses import kl, mse
 from understudy.state import digest
 from understudy.zoo import ResNet
 
-EAGER = [name for name, way in WAYS.items() if not way.compiled]
-COMPILED = [name for name, way in WAYS.items() if way.compiled]
+EAGER = [name for name, way in WAYS.items() if not way.prepared]
+COMPILED = [name for name, way in WAYS.items() if way.compiled and way.form is None]
 EVERY = [*EAGER, *(pytest.param(name, marks=pytest.mark.long) for name in COMPILED)]
+FORMS = ["onnx", "int8"]
 
 
 def images(rows: int = 8, seed: int = 0) -> Tensor:
@@ -190,3 +191,207 @@ def test_a_model_with_kernels_of_five_axes_runs_in_every_way(way: str) -> None:
     if way != "fp32":
         with pytest.raises(RuntimeError, match="rank 4"):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+# -- forms that are no module: a graph of ONNX, one of 8-bit integers --------------------------------------------------
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, pixels: Tensor, scale: Tensor | None = None) -> Tensor:
+        x = self.conv(pixels).relu().mean((2, 3))
+        logits: Tensor = self.head(x if scale is None else x * scale[:, None])
+        return logits
+
+
+def small(seed: int = 0) -> Small:
+    torch.manual_seed(seed)
+    return Small().eval()
+
+
+def formed(way: str, teacher: nn.Module | None = None) -> Inference:
+    for package in converted.FORMS[way][0]:
+        pytest.importorskip(package)
+    return Inference(small() if teacher is None else teacher, way, [images(seed=1), images(seed=2)])
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph of integers as torch runs it operator by operator: slow, and the same but for rounding."""
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+
+
+@pytest.fixture(scope="module")
+def graph() -> Inference:
+    """Of ONNX, made once: to export takes seconds."""
+    return formed("onnx")
+
+
+def apart(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def holds(asked: Inference, most: float) -> None:
+    """What every form must do: answer batches of any number, without gradient, and nothing that the model would not say."""
+    teacher = asked._orig_mod
+    before = digest(teacher)
+    with torch.no_grad():
+        for rows in (8, 3, 1, 20):
+            found, wanted = asked(images(rows)), teacher(images(rows))
+            assert found.shape == wanted.shape
+            assert apart(found, wanted) < most
+            assert apart(found, small(5)(images(rows))) > 4 * most
+    assert not asked(images()).requires_grad
+    assert digest(teacher) == before
+    assert all(p.requires_grad for p in teacher.parameters())
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_graph_of_integers_says_nearly_what_the_model_says() -> None:
+    asked = formed("int8")
+    holds(asked, 0.1)
+    with torch.no_grad():
+        assert apart(asked(images()), asked._orig_mod(images())) > 1e-4  # it is one of integers
+    again = formed("int8")
+    assert torch.equal(asked(images()), again(images()))
+    other = Inference(small(), "int8", [4 * images(seed=1)])
+    assert not torch.equal(asked(images()), other(images()))  # what it is depends on the samples
+
+
+@pytest.mark.long
+def test_a_compiled_graph_of_integers_says_nearly_what_the_model_says() -> None:
+    holds(formed("int8"), 0.1)
+
+
+def test_a_graph_of_onnx_says_what_the_model_says(graph: Inference) -> None:
+    holds(graph, 1e-5)
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=pytest.mark.long) for way in FORMS])
+def test_students_learn_from_every_form_and_end_alike(way: str) -> None:
+    ends = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        made = Distillation(Term(kl, "student", "teacher"), student=small(2), teacher=formed(way))
+        train(made, images(20), Settings(steps=3, batch_size=8, optimizer=Optim("SGD", lr=0.1), device="cpu"))
+        ends.append(digest(made.student))
+    assert ends[0] == ends[1]
+    assert ends[0] != digest(small(2))
+
+
+def test_a_form_does_not_see_in_which_precision_the_student_learns(graph: Inference) -> None:
+    asked = graph
+    plain = asked(images())
+    other = torch.randn(8, 3, 9, 9)  # of another shape: the model itself
+    wanted = asked(other)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(asked(images()), plain)
+        assert torch.equal(asked(other), wanted)
+        with torch.no_grad():
+            assert not torch.equal(asked._orig_mod(other), wanted)
+
+
+def test_inputs_of_another_shape_are_answered_by_the_model_itself(graph: Inference) -> None:
+    asked = graph
+    other = torch.randn(4, 3, 9, 9)
+    with torch.no_grad():
+        assert torch.equal(asked(other), asked._orig_mod(other))
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("way", FORMS)
+def test_a_gradient_flows_through_the_model_and_not_through_a_form(way: str) -> None:
+    teacher = small()
+    made = Distillation(Term(kl, "student", "teacher"), student=small(2), teacher=formed(way, teacher))
+    at = made.terms[0].addresses[1]
+    grads = []
+    for ask in (lambda x: made.reader.read(Batch.of(x), [at])[at], teacher):
+        x = images().requires_grad_()
+        ask(x).square().sum().backward()
+        grads.append(x.grad)
+    assert torch.equal(grads[0], grads[1])
+
+
+@pytest.mark.parametrize("way", FORMS)
+def test_a_form_in_which_layers_are_read_is_refused(way: str) -> None:
+    made = Distillation(Term(mse, "student.conv", "teacher.conv"), student=small(2), teacher=formed(way))
+    with pytest.raises(
+        InputError, match=rf"run='{way}' gives the teacher's last output only, and 'conv' is read.*compiled-bf16\."
+    ):
+        made.reader.read(Batch.of(images()), [made.terms[0].addresses[1]])
+
+
+def test_forms_are_made_from_samples_of_one_shape() -> None:
+    with pytest.raises(InputError, match="is made from samples"):
+        Inference(small(), "onnx")
+    with pytest.raises(InputError, match="inputs of one shape"):
+        Inference(small(), "onnx", [images(), torch.randn(8, 3, 9, 9)])(images())
+
+
+def test_a_form_whose_package_is_missing_is_refused_by_the_name_of_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converted.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"understudy\[compress\]"):
+        Inference(small(), "int8", [images()])
+    with pytest.raises(MissingExtra, match=r"understudy\[onnx\]"):
+        Inference(small(), "onnx", [images()])
+
+
+@pytest.mark.parametrize("way", FORMS)
+def test_a_form_is_for_the_cpu(way: str) -> None:
+    with pytest.raises(InputError, match="is for the CPU, and the teacher is on meta"):
+        formed(way, small().to("meta"))(images())
+
+
+def test_what_a_compiler_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: nn.Module, **options: object) -> None:
+        raise RuntimeError("no compiler of C++\nat line 3")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(
+        InputError, match=r"Small cannot be made one of 8-bit integers: RuntimeError: no compiler of C\+\+$"
+    ):
+        formed("int8")(images())
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_model_that_looks_at_the_whole_batch_is_no_graph_of_integers() -> None:
+    class Mixes(Small):
+        def forward(self, pixels: Tensor, scale: Tensor | None = None) -> Tensor:
+            return super().forward(pixels - pixels.mean(0))
+
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match="mix the samples of a batch"):
+        formed("int8", Mixes().eval())(images())
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_inputs_by_name_and_outputs_in_containers_stay_so() -> None:
+    class Named(Small):
+        def forward(self, pixels: Tensor, scale: Tensor | None = None) -> dict[str, Tensor]:  # type: ignore[override]
+            return {"logits": super().forward(pixels, scale)}
+
+    torch.manual_seed(0)
+    pytest.importorskip("torchao")
+    teacher = Named().eval()
+    batch = {"scale": torch.rand(8), "pixels": images(), "label": torch.zeros(8)}
+    asked = Inference(teacher, "int8", [batch])
+    made = Distillation(Term(kl, "student", "teacher/logits"), student=small(2), teacher=asked)
+    at = made.terms[0].addresses[1]
+    with torch.no_grad():
+        assert apart(made.reader.read(Batch.of(batch), [at])[at], teacher(images(), batch["scale"])["logits"]) < 0.1
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_copy_of_a_form_asks_a_copy() -> None:
+    asked = formed("int8")
+    before = asked(images())
+    other = copy.deepcopy(asked)
+    with torch.no_grad():
+        for p in other._orig_mod.parameters():
+            p.zero_()
+    assert other(images()).abs().sum() == 0
+    assert torch.equal(asked(images()), before)

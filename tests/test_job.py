@@ -582,3 +582,18 @@ def test_a_teacher_is_loaded_from_a_file_and_what_was_given_is_not_changed(teach
 def test_the_exported_folder_takes_the_preprocessing_it_is_given(result: Distilled, tmp_path: Path) -> None:
     result.export(tmp_path / "deploy", preprocessing={"scale": 0.5})
     assert '"scale": 0.5' in (tmp_path / "deploy" / "preprocessing.json").read_text()
+
+
+def test_under_torchrun_it_is_refused_before_anything_is_begun(
+    teacher: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        InputError, match=r"distill: .* this is one of 2\. Start it without torchrun\. .*understudy\.train"
+    ):
+        run(teacher, folder=tmp_path / "run", epochs=1)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(job_module, "one_process", lambda what: None)
+    with pytest.raises(ValueError, match="RANK"):  # torch's, when it is about to train
+        run(teacher, folder=tmp_path / "run", epochs=1)
+    assert (tmp_path / "run").exists(), "control"

@@ -144,12 +144,23 @@ def test_a_fully_sharded_student_trains_to_the_same_weights_and_resumes_to_them(
         print(f"fully_shard, rank {rank}: {difference:.1e}")
         assert difference <= 1e-10
         assert distance(tmp_path / f"resumed-{rank}", tmp_path / f"sharded-{rank}") == 0
+        assert distance(tmp_path / f"copies-{rank}", tmp_path / "whole-0") <= 1e-10
+    assert (tmp_path / "copies/checkpoints/step-00000050/rank-00000.safetensors").exists()
+    assert not (tmp_path / "copies/checkpoints/step-00000050/rank-00001.safetensors").exists(), "rank 0 has all of it"
     bare, kept = (load_file(tmp_path / kind / "student.safetensors") for kind in ("whole", "sharded"))
     assert {k: list(v.shape) for k, v in kept.items()} == {
         "body.0.weight": [8, 6], "body.0.bias": [8], "head.weight": [4, 8], "head.bias": [4],
     }  # fmt: skip
     assert max(float((bare[k] - kept[k]).abs().max()) for k in bare) <= 1e-10
     assert torch.equal(kept["head.weight"], load_file(tmp_path / "sharded-0")["models.student.head.weight"])
+    saved = tmp_path / "other" / "checkpoints" / "step-00000024"
+    parts = [load_file(saved / f"rank-0000{rank}.safetensors") for rank in (0, 1)]
+    assert [list(p["method/models.student.body.0.weight"].shape) for p in parts] == [[4, 6]] * 2
+    assert [list(p["players/student/optimizer/state/0/exp_avg"].shape) for p in parts] == [[4, 6]] * 2
+    assert [list(p["validation/weights/head.weight"].shape) for p in parts] == [[2, 8]] * 2
+    assert not [name for name in load_file(saved / "state.safetensors") if "student.body" in name]
+    well(forked("sharded.py", tmp_path, "other", ranks=3, logs=tmp_path / "logs3"))
+    assert 0 < distance(tmp_path / "other-0", tmp_path / "sharded-0") <= 1e-10, "three ranks go on with what two wrote"
     for control in ("gradient", "shown"):
         assert distance(tmp_path / f"{control}-0", tmp_path / "short-0") > 1e-6, control
 

@@ -174,8 +174,19 @@ def test_the_screen_has_eighty_columns_and_says_what_is_left_out() -> None:
     assert max(len(line.rstrip()) for line in tables) <= 80
     assert "…" not in screen.getvalue()
     assert "Skipped: views: needs two views." in lines
-    for words in ("correlation_congruence", "bad (x0.1)", "helped", "hurt", "On test; 5 seeds"):
+    for words in ("correlation_congruence", "bad (x0.1)", "helped", "hurt", "On test; 5 seeds, ± 95 % t-interval"):
         assert words in screen.getvalue()
+    # Each column whose title is no sentence is told in one.
+    for title in ("To alone: ", "As the teacher: ", "Near the boundary: ", "Above the teacher: "):
+        assert sum(line.startswith(title) for line in lines) == 1
+        assert f"- {title}" in made.markdown("Methods", "understudy compare digits")
+
+
+def test_of_one_seed_the_table_says_that_there_is_no_interval() -> None:
+    screen = io.StringIO()
+    ranked(entrant("good", 0.8, seeds=1), seeds=1).show(Console(file=screen, width=80))
+    assert screen.getvalue().splitlines()[0].rstrip() == "On test; one seed, and so no interval"
+    assert "±" not in screen.getvalue()
 
 
 def test_the_page_is_one_table_of_as_many_cells_in_every_line() -> None:

@@ -63,6 +63,36 @@ def test_shares_add_up_to_one_and_follow_from_the_gradients() -> None:
     assert [term.share for term in read] == pytest.approx([(term.gradient or 0) / whole for term in read])
 
 
+def drowned(weight: float) -> list[str]:
+    def method(student: nn.Module, teacher: nn.Module) -> us.Distillation:
+        return us.Distillation(
+            us.Term(cross_entropy, "student", "batch.label"),
+            us.Term(mse, "student.layer2", "teacher.layer2", project=Conv1x1(), weight=weight),
+            student=student,
+            teacher=teacher,
+        )
+
+    return rehearse(material(method=method)).warnings
+
+
+def test_labels_that_are_drowned_by_a_layer_are_warned_of() -> None:
+    (told,) = drowned(1e6)
+    assert told.startswith("cross_entropy(student, batch.label): 0.0% of the gradient")
+    assert "Give mse(student.layer2, teacher.layer2) less weight" in told
+
+
+def test_control_where_they_have_their_share_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert drowned(0.1) == []
+    monkeypatch.setattr(rehearsal, "DROWNED", 0.0)
+    assert drowned(1e6) == []
+
+
+def test_what_the_teacher_says_of_the_answer_counts_as_the_labels_do() -> None:
+    made = rehearse(material(method="kd", temperature=1, alpha=0.999))
+    assert min(term.share or 0 for term in made.terms) < rehearsal.DROWNED
+    assert made.warnings == []
+
+
 def test_a_gradient_is_what_autograd_gives_by_hand() -> None:
     made = material(method="kd", temperature=2, alpha=0.75)
     hard, soft = rehearse(made).terms

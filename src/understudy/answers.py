@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import math
+from collections.abc import Collection
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from understudy.examples import device_of
 from understudy.inference import Inference
 from understudy.material import Material
 from understudy.method import Distillation, Method
+from understudy.preflight import is_known
 from understudy.reading import Reader, unwrap
 from understudy.state import digest
 from understudy.store import MANIFEST, Field, Store
@@ -119,6 +121,7 @@ class Answers:
         self.temperatures = _temperatures(method) if material.task.name == "classification" else ()
         self.unsoftened = _unsoftened(method)
         self.data, self.seed = material.data["train"], self.plan.seed
+        self.asked = 0  # rows of what was stored, of this process
         self.fixed = self.data.source.is_fixed()
         self.draws = 1 if self.fixed else min(self.plan.draws or self.plan.epochs, self.plan.epochs)
         self.ask_as(teacher)
@@ -133,9 +136,9 @@ class Answers:
         """How often the teacher runs for all of them, in batches of :data:`BATCH`."""
         return self.draws * math.ceil(self.data.samples / BATCH)
 
-    def bytes(self, itemsize: int = 4) -> int:
-        """What they take."""
-        values = sum(math.prod(shape) for shape in self._shapes.values())
+    def bytes(self, itemsize: int = 4, fields: Collection[str] | None = None) -> int:
+        """What they take, or those of some fields."""
+        values = sum(math.prod(shape) for name, shape in self._shapes.items() if fields is None or name in fields)
         return values * itemsize * self.data.samples * self.draws
 
     @property
@@ -150,27 +153,22 @@ class Answers:
     @property
     def _in_memory(self) -> bool:
         """Whether they are kept for this job alone: where there is no folder, or nothing to know a teacher again by."""
-        known = hasattr(self.teacher, "state_dict")
-        if self.plan.store == "auto":
-            return self.plan.path is None or not known
-        if not known:
-            raise InputError(
-                f"store: a {type(self.teacher).__name__} cannot be known again, so that its answers could be another's. "
-                "Give a module as teacher, or leave store out."
-            )
-        return False
+        return self.plan.store == "auto" and (self.plan.path is None or not is_known(self.teacher))
 
     def told(self) -> str:
-        """What they are of, in words."""
+        """Of what they are, who was asked for them, and where they are; after :meth:`stored`."""
         views = "" if self.draws == 1 else f" in {self.draws} views each"
-        return f"{self.data.samples} samples{views}"
+        of, place = f"{self.data.samples:,} samples{views}", "in memory" if self._in_memory else f"in {self._place}"
+        if not self.asked:
+            return f"{of}, read from {self._place}, which was filled before"
+        if self.asked < self.draws * self.data.samples:
+            return f"{of}, read from {self._place}, which lacked {self.asked:,} rows: the teacher was asked for these"
+        return f"the teacher was asked about {of}, once for all seeds; kept {place}"
 
     def stored(self) -> Stored:
         """All of them: from the store, if they are there, else asked now."""
         if self._in_memory:
-            parts = [self.ask(ids, draw) for draw in range(self.draws) for ids in self._batches()]
-            whole = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-            return Stored(InMemory(whole, self.draws), fixed=self.fixed)
+            return Stored(self.in_memory(), fixed=self.fixed)
         store = self.build(self._place)
         temperature = self.temperatures[0] if len(self.temperatures) == 1 else None
         return Stored(
@@ -178,6 +176,12 @@ class Answers:
             facts=json.dumps(store.manifest.facts, sort_keys=True),
             fixed=self.fixed,
         )
+
+    def in_memory(self) -> InMemory:
+        """All of them, asked now."""
+        parts = [self.ask(ids, draw) for draw in range(self.draws) for ids in self._batches()]
+        self.asked = self.draws * self.data.samples
+        return InMemory({name: torch.cat([p[name] for p in parts]) for name in parts[0]}, self.draws)
 
     def build(self, place: Path, encoding: str | None = None) -> Store:
         """Fill a store with what it lacks of them.
@@ -190,6 +194,7 @@ class Answers:
         store, shown = self._store(place, encoding), self.plan.progress and parallel.rank() == 0
         with counting("soft labels", self.plan.console or Console(), shown) as told:
             made = store.fill(self.ask, batch=BATCH, rank=parallel.rank(), ranks=parallel.ranks(), progress=told)
+        self.asked = made * parallel.ranks()
         parallel.meet(self.device)
         if made < store.manifest.rows_in_all and parallel.ranks() == 1:
             store.spot(self.ask, rows=SPOT, tolerance=APART)
@@ -258,6 +263,7 @@ class Answers:
             told["seed of the samples"] = str(self.seed)
             sha = hashlib.sha256()
             for tensor in tensors(self.data.source.rows(torch.arange(min(8, self.data.samples)), 1, self.seed)):
+                sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
                 sha.update(bytes_of(tensor))
             told["augmentation"] = sha.hexdigest()
         return told

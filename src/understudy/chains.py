@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,8 @@ from understudy.job import OPTIMIZER, distill
 from understudy.material import Material
 from understudy.methods.dml import another
 from understudy.outcome import Distilled
-from understudy.plan import Make, Plan
+from understudy.plan import Plan
+from understudy.start import Make, begun
 
 __all__ = ["born_again", "takd"]
 
@@ -130,10 +130,7 @@ def _first(student: Make, seed: int) -> nn.Module:
     """The model that has no teacher."""
     with preserved():
         seed_all(seed, "first")
-        made = copy.deepcopy(student) if isinstance(student, nn.Module) else student()
-    if not isinstance(made, nn.Module):
-        raise InputError(f"born_again: the function that makes the student gave a {type(made).__name__}, not a module.")
-    return made
+        return begun(student, None)
 
 
 def _epochs(student: Make, teacher: nn.Module, train: Any, valid: Any, options: Mapping[str, Any]) -> int:

@@ -3,9 +3,10 @@
 A checkpoint is a folder::
 
     step-00000120/
-        state.safetensors   every tensor
-        state.json          everything else, with a reference in each tensor's place
-        manifest.json       sizes and SHA-256 of both files and of every tensor, and of itself
+        state.safetensors       every tensor
+        rank-00000.safetensors  ... but of those that are spread over ranks the parts of this one, and so for each rank
+        state.json              everything else, with a reference in each tensor's place
+        manifest.json           sizes and SHA-256 of all files and of every tensor, where each part belongs, and of itself
 
 It is written under another name, forced to the disk, and renamed; only then does the file ``latest`` point to it. So a
 kill, a full disk or a power cut leaves the old checkpoint or the new one, never half of one.
@@ -18,7 +19,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,15 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from understudy.errors import CorruptError, InputError
+from understudy import parallel
+from understudy.errors import CorruptError, InputError, MachineError
+from understudy.shards import Spread, described, held, own_file, settled
 from understudy.writing import disk, plain, sweep, sync, temporary, write_text
 
 __all__ = ["Checkpoints", "freeze", "publish", "read", "thaw"]
 
 FORMAT = 1
+CPU = torch.device("cpu")
 TENSORS, TREE, MANIFEST, LATEST = "state.safetensors", "state.json", "manifest.json", "latest"
 _REAL = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool complex64"
 _SMALL = "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz"
@@ -42,7 +46,8 @@ DTYPES = frozenset(getattr(torch, name) for name in f"{_REAL} {_SMALL}".split())
 def freeze(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """Split nested dictionaries, lists and tuples into strict JSON and named tensors.
 
-    A tensor that appears twice (tied weights) is stored once. Sharded tensors are gathered: all ranks must call this.
+    A tensor that appears twice (tied weights) is stored once. One that is spread over ranks stays so where each can write
+    its part, and is gathered where not: all ranks must call this.
 
     Raises: InputError that names what is neither a tensor, a number, a string, a bool nor None.
     """
@@ -52,14 +57,15 @@ def freeze(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     def walk(value: Any, at: str) -> Any:
         if isinstance(value, Tensor):
             if isinstance(value, DTensor):
-                value = value.full_tensor()
+                value = settled(value)
             if value.layout is not torch.strided or value.dtype not in DTYPES:
                 raise InputError(
                     f"checkpoint: {at} is a tensor of {value.dtype}, {value.layout}, which a safetensors file cannot hold; "
                     "give it dense and in another dtype, or as its bytes (.view(torch.uint8))."
                 )
             value = value.detach()
-            key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device) if value.numel() else (at,)
+            here = value.to_local() if isinstance(value, DTensor) else value
+            key = (here.data_ptr(), value.shape, value.stride(), value.dtype, value.device) if here.numel() else (at,)
             if key not in seen:
                 while at in tensors:  # {"a/b": ...} beside {"a": {"b": ...}}, or a key 1 beside a key "1"
                     at += "'"
@@ -82,8 +88,8 @@ def freeze(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     return walk(tree, ""), tensors
 
 
-def thaw(frozen: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What :func:`freeze` was given."""
+def thaw(frozen: Any, tensors: Mapping[str, Tensor | Spread]) -> Any:
+    """What :func:`freeze` was given; where a tensor was spread over ranks, what can be read of it."""
     if isinstance(frozen, dict):
         ((kind, value),) = frozen.items()
         match kind:
@@ -100,28 +106,80 @@ def thaw(frozen: Any, tensors: Mapping[str, Tensor]) -> Any:
     return frozen
 
 
-def publish(folder: Path, tree: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint folder whole or not at all."""
+def publish(folder: Path, tree: Any, tensors: Mapping[str, Tensor], device: torch.device = CPU) -> None:
+    """Write a checkpoint folder whole or not at all. All ranks must call this; the folder must be one that all of them see.
+
+    Rank 0 writes what is whole, each rank its own parts of what is spread, and rank 0 gives the folder its name once all
+    have told what they wrote. ``device`` is where they tell it.
+
+    Raises: MachineError on the first rank that could not write; the others then wait for one that is gone.
+    """
+    rank = parallel.rank()
+    whole = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, DTensor)}
+    together = len(whole) < len(tensors)
+    if rank and not together:
+        return
     new = temporary(folder)
-    held = plain(tensors)
-    text = json.dumps({"format": FORMAT, "tree": tree}, allow_nan=False)
-    with disk(folder, sum(t.nbytes for t in held.values()) + len(text)):
+    if together:
+        new = new.with_name(parallel.gather_text(new.name, device)[0])
+    mine = held(tensors)
+    files = {own_file(rank): plain({name: tensor.to_local() for name, tensor in mine.items()})} if mine else {}
+    text = None if rank else json.dumps({"format": FORMAT, "tree": tree}, allow_nan=False)
+    files |= {} if rank else {TENSORS: plain(whole)}
+    need, failed = sum(t.nbytes for file in files.values() for t in file.values()) + len(text or ""), None
+    try:
         try:
-            new.mkdir(parents=True)
-            safetensors.torch.save_file(held, new / TENSORS)
-            (new / TREE).write_text(text)
-            manifest = {"format": FORMAT, "files": {n: _digests(new / n) for n in (TENSORS, TREE)}}
-            body = json.dumps(manifest, indent=1)
-            (new / MANIFEST).write_text(_sealed(body))
-            for name in (TENSORS, TREE, MANIFEST):
-                sync(new / name)
-            sync(new)
-            if folder.exists():
-                shutil.rmtree(folder)  # of a run that was resumed from before this step
-            new.rename(folder)
-            sync(folder.parent)
-        finally:
+            with disk(folder, need):
+                told = {"files": _written(new, files, text), "spread": described(mine, own_file(rank))}
+        except MachineError as error:
+            told, failed = {}, error
+        everybodys = [json.loads(t) for t in parallel.gather_text(json.dumps(told), device)] if together else [told]
+        if not all(everybodys):
+            if failed is not None and everybodys.index({}) == rank:
+                raise failed
+            parallel.meet(device)  # which cannot be: the first that failed says why, and all end
+        if rank == 0:
+            with disk(folder, need):
+                _name(new, folder, everybodys)
+    finally:
+        if rank == 0:
             shutil.rmtree(new, ignore_errors=True)
+
+
+def _written(new: Path, files: Mapping[str, Mapping[str, Tensor]], text: str | None) -> dict[str, Any]:
+    """Write this rank's files and force them to the disk; returns their digests."""
+    new.mkdir(parents=True, exist_ok=True)
+    for name, tensors in files.items():
+        safetensors.torch.save_file(dict(tensors), new / name)
+    if text is not None:
+        (new / TREE).write_text(text)
+    names = [*files, *([] if text is None else [TREE])]
+    digests = {name: _digests(new / name) for name in names}
+    for name in names:
+        sync(new / name)
+    return digests
+
+
+def _name(new: Path, folder: Path, everybodys: Sequence[Mapping[str, Any]]) -> None:
+    """Give a folder that all ranks have filled its manifest and its name."""
+    files = {name: digests for told in everybodys for name, digests in told["files"].items()}
+    if absent := [name for name in files if not (new / name).exists()]:
+        raise MachineError(
+            f"{folder}: {', '.join(absent)} is not here, although its rank has written it. "
+            "Give a folder on a file system that all ranks see."
+        )
+    spread: dict[str, Any] = {}
+    for told in everybodys:
+        for name, said in told["spread"].items():
+            spread.setdefault(name, {**said, "parts": []})["parts"] += said["parts"]
+    body = json.dumps({"format": FORMAT, "files": files, **({"spread": spread} if spread else {})}, indent=1)
+    (new / MANIFEST).write_text(_sealed(body))
+    sync(new / MANIFEST)
+    sync(new)
+    if folder.exists():
+        shutil.rmtree(folder)  # of a run that was resumed from before this step
+    new.rename(folder)
+    sync(folder.parent)
 
 
 def _sha(data: bytes | memoryview) -> str:
@@ -140,14 +198,24 @@ def _digests(path: Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> tuple[Any, dict[str, Tensor]]:
-    """A checkpoint's tree and tensors, every byte checked before any is used.
+    """A checkpoint's tree and tensors, all of them whole, every byte checked before any is used.
 
     Raises: CorruptError that names the file, and the tensor if it is in one.
     """
-    files = _manifest(folder)["files"]
-    raw = {name: _checked(folder / name, expected) for name, expected in files.items()}
-    content = json.loads(bytes(raw[TREE]))
-    return content["tree"], dict(safetensors.torch.load(bytes(raw[TENSORS])))
+    tree, tensors = _opened(folder, 0, 1)
+    return tree, {name: t.whole() if isinstance(t, Spread) else t for name, t in tensors.items()}
+
+
+def _opened(folder: Path, rank: int, ranks: int) -> tuple[Any, dict[str, Tensor | Spread]]:
+    """A checkpoint's tree and tensors, of which the spread ones are read later. The ranks check the files of parts between them."""
+    manifest = _manifest(folder)
+    files, parts = manifest["files"], sorted(set(manifest["files"]) - {TENSORS, TREE})
+    for name in parts[rank::ranks]:
+        _checked(folder / name, files[name])
+    raw = {name: _checked(folder / name, files[name]) for name in (TENSORS, TREE)}
+    tree = json.loads(bytes(raw[TREE]))["tree"]
+    spread = {name: Spread.found(folder, name, said) for name, said in manifest.get("spread", {}).items()}
+    return tree, {**safetensors.torch.load(bytes(raw[TENSORS])), **spread}
 
 
 def _sealed(body: str) -> str:
@@ -201,15 +269,18 @@ class Checkpoints:
     Args:
         folder: holds one folder for each, and the pointer ``latest``.
         keep: how many stay; the older ones are deleted after a newer one is safe.
+        device: where ranks tell each other what they have written and found.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder, self.keep = Path(folder), max(1, keep)
+    def __init__(self, folder: Path, keep: int = 2, device: torch.device = CPU) -> None:
+        self.folder, self.keep, self.device = Path(folder), max(1, keep), device
 
     def save(self, step: int, tree: Any, tensors: Mapping[str, Tensor]) -> None:
-        """Publish the state after ``step`` steps, then point to it, then delete what is too old."""
+        """Publish the state after ``step`` steps, then point to it, then delete what is too old. All ranks must call this."""
         name = f"step-{step:08d}"
-        publish(self.folder / name, tree, tensors)
+        publish(self.folder / name, tree, tensors, self.device)
+        if parallel.rank():
+            return
         write_text(self.folder / LATEST, f"{name} {_sha(name.encode())}")
         found = self.all()
         here = found.index(self.folder / name)
@@ -222,22 +293,27 @@ class Checkpoints:
         """The folders of whole checkpoints, oldest first."""
         return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
 
-    def load(self) -> tuple[Any, dict[str, Tensor]] | None:
-        """The newest state that is undamaged; None if there is no checkpoint at all.
+    def load(self) -> tuple[Any, dict[str, Tensor | Spread]] | None:
+        """The newest state that is undamaged on every rank; None if there is no checkpoint at all.
 
-        A damaged one is named in a warning, and the one before it is used.
+        A damaged one is named in a warning, and the one before it is used. All ranks must call this.
 
         Raises: CorruptError if there are checkpoints and all of them are damaged.
         """
-        complaints = []
-        for folder in self._newest_first():
+        found, complaints = self._newest_first(), []
+        parallel.agree({"checkpoints": ", ".join(folder.name for folder in found)}, self.device)
+        for folder in found:
+            state, complaint = None, ""
             try:
-                state = read(folder)
+                state = _opened(folder, parallel.rank(), parallel.ranks())
             except CorruptError as error:
-                complaints.append(str(error))
+                complaint = str(error)
+            told = dict.fromkeys(text for text in parallel.gather_text(complaint, self.device) if text)
+            if told or state is None:
+                complaints.append("\n".join(told))
                 continue
-            for complaint in complaints:
-                warnings.warn(f"{complaint} Going on from the older {folder.name}.", stacklevel=2)
+            for said in complaints:
+                warnings.warn(f"{said} Going on from the older {folder.name}.", stacklevel=2)
             return state
         if complaints:
             raise CorruptError("\n".join(complaints))

@@ -1,4 +1,4 @@
-"""What a job chooses by itself, by trying it here: how its teacher runs, and in which precision its students learn.
+"""What a job chooses by itself: how its teacher runs, in which precision its students learn, and whence the soft labels are.
 
 A choice is made once. It stands in the job's folder, and a run that is resumed keeps it: another one would end in other
 weights.
@@ -9,20 +9,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import asdict
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from understudy.answers import Answers
 from understudy.data.order import preserved
 from understudy.engine import train
 from understudy.errors import NonFiniteError
-from understudy.examples import device_of, outputs
-from understudy.inference import Inference
+from understudy.examples import Examples, device_of, outputs
+from understudy.inference import WAYS, Inference
 from understudy.material import Material, Precision
 from understudy.method import Distillation, Method
-from understudy.probe import Choice, choose
+from understudy.preflight import addresses_of, beyond
+from understudy.probe import Choice, calibration, choose
 from understudy.reading import unwrap
 from understudy.rehearsal import Clock
 from understudy.term import Term
@@ -35,7 +38,7 @@ FILE = "choices.json"
 WORTH_SECONDS = 60.0  # of training in all, before another precision is tried
 FASTER = 0.8  # of the time in float32, to be worth other rounding
 STEPS = 5  # of a student that is timed
-BATCHES = 2  # by which ways of running the teacher are compared
+BATCHES = 3  # by which ways of running the teacher are compared
 
 
 class Choices:
@@ -44,13 +47,18 @@ class Choices:
     Args:
         material: what the job works with.
         say: shows a line to the user.
+
+    Attributes:
+        made: what was chosen, by what it is about; each has ``told``, the reason in words.
     """
 
     def __init__(self, material: Material, say: Callable[[str], None]) -> None:
         self.material, self.plan, self.say = material, material.plan, say
         folder: Path | None = material.plan.path
         self.file = None if folder is None else folder / FILE
-        self.made: dict[str, Any] = read_json(self.file) if self.file is not None and self.file.exists() else {}
+        self.made: dict[str, dict[str, Any]] = (
+            read_json(self.file) if self.file is not None and self.file.exists() else {}
+        )
 
     def teacher(
         self, teacher: Any, method: Method, times: int, *, rows: int | None = None, way: str | None = None
@@ -65,16 +73,38 @@ class Choices:
             way: that is settled already.
         """
         wished = self.plan.teacher_run if way is None else way
+        held = self.made.get("teacher")
         if not isinstance(teacher, nn.Module):
+            self.note("teacher", {"way": "as it is", "told": "it is no module"})
             return teacher
         if wished != "auto":
-            return Inference(teacher, wished)
-        if (held := self.made.get("teacher")) is not None:
-            return Inference(teacher, held["way"])
+            if held is None or held["way"] != wished:
+                self.note(
+                    "teacher", {"way": wished, "told": "as asked" if way is None else "as when its store was filled"}
+                )
+            return self._as(teacher, wished, rows)
+        if held is not None:
+            return self._as(teacher, held["way"], rows)
         choice, asked = self._probed(teacher, method, times, rows or self.material.batch_size)
         told = None if choice.way == "fp32" else f"teacher runs as {choice.way}: {choice.told}"
-        self._note("teacher", choice.facts(), told)
+        self.note("teacher", choice.facts(), told)
         return asked
+
+    def _as(self, teacher: nn.Module, way: str, rows: int | None) -> Inference:
+        """The teacher in a way that is settled, made of the samples of which a trial would have made it."""
+        if WAYS[way].form is None:
+            return Inference(teacher, way)
+        at_once = rows or self.material.batch_size
+        asked = Inference(teacher, way, calibration(list(self._few(at_once).source.in_order(at_once))))
+        if rows is None:  # who fills a store may find all in it, and need not ask
+            asked.prepare(self.plan.call)
+        return asked
+
+    def _few(self, rows: int) -> Examples:
+        """Samples from all over the data, the same at every call: what is made of them is the same in a resumed run."""
+        examples = self.material.stages["distilled"].data
+        count = min(BATCHES * rows, examples.samples)
+        return examples.only(torch.arange(count) * examples.samples // count)
 
     def _probed(self, teacher: nn.Module, method: Method, times: int, rows: int) -> tuple[Choice, Any]:
         material, stage = self.material, self.material.stages["distilled"]
@@ -83,34 +113,60 @@ class Choices:
         if method.frozen.get("teacher") is not unwrap(teacher):
             return Choice("fp32", "the method asks a model of its own, which it has put the teacher into"), teacher
         device = material.settings(stage, 0).on()
-        batches = [b.to(device) for b in islice(stage.data.source.in_order(rows), BATCHES)]
+        few = self._few(rows)
+        batches = [batch.to(device) for batch in few.source.in_order(rows)]
         student, logits = material.student(), None
         if material.task.name == "classification":
-            logits = outputs(student, stage.data.few(batches[0].rows), give=self.plan.call)
-        read = {a for term in method.terms for a in term.addresses if method.reader.run_of(a) is not None}  # type: ignore[union-attr]
-        taps = sorted({a.tap for a in read if a.tap and a.model == "teacher"})
+            logits = outputs(student, few.few(batches[0].rows), give=self.plan.call)
+        read = addresses_of(method)
+        taps, parts = sorted({a.tap for a in read if a.tap}), any(map(beyond, read))
         home = device_of(teacher)
         try:
-            return choose(teacher.to(device), batches, times, give=self.plan.call, student=logits, taps=taps)
+            return choose(
+                teacher.to(device), batches, times, give=self.plan.call, student=logits, taps=taps, parts=parts
+            )
         finally:
             teacher.to(home)
 
-    def precision(self) -> Precision:
-        """In which precision the students learn."""
+    def live(self, answers: Answers) -> None:
+        """Note that the teacher is asked in every step, and why."""
+        if not answers.addresses:
+            told = "the method asks the teacher about more than the samples as they are"
+        elif self.plan.store is None:
+            told = "as asked"
+        elif self.plan.seeds * self.plan.epochs <= answers.draws:
+            told = "no sample is seen twice"
+        else:
+            told = f"stored they would take {answers.bytes(2) / 1e6:,.0f} MB"
+        self.note("soft labels", {"way": "asked in every step", "told": told})
+
+    def stored(self, answers: Answers) -> None:
+        """Note that the teacher's answers are read, and where."""
+        told = answers.told()
+        if (
+            answers.asked or self.made.get("soft labels", {}).get("way") != "stored"
+        ):  # else a resume would say that it read its own
+            self.note("soft labels", {"way": "stored", "told": told, "asked": answers.asked})
+        self.say(f"soft labels: {told}")
+
+    def precision(self, trainings: int | None = None) -> Precision:
+        """In which precision the students learn: that many trainings, or those of the job's stages."""
         wished = self.plan.precision
         if wished != "auto":
+            self.note("precision", asdict(self.material.precision))
             return self.material.precision
         if (held := self.made.get("precision")) is not None:
             return Precision(**held)
-        found = self._raced()
+        found = self._raced(trainings)
         told = None if found.name == "fp32" else f"students learn in {found.name}: {found.told}"
-        self._note("precision", asdict(found), told)
+        self.note("precision", asdict(found), told)
         return found
 
-    def _raced(self) -> Precision:
+    def _raced(self, trainings: int | None) -> Precision:
         material, stage = self.material, self.material.stages["distilled"]
         plain = self._seconds(Precision("fp32"))
-        whole = plain * stage.steps * sum(s.runs for s in material.stages.values() if s.name != "teacher")
+        runs = trainings or sum(s.runs for s in material.stages.values() if s.name != "teacher")
+        whole = plain * stage.steps * runs
         if whole < WORTH_SECONDS:
             return Precision("fp32", f"all their training takes about {max(1, round(whole))} s")
         try:
@@ -135,7 +191,8 @@ class Choices:
             train(method, stage.data.source, settings, callbacks=[clock])
         return min(b - a for a, b in pairwise(clock.times))
 
-    def _note(self, name: str, value: dict[str, Any], told: str | None) -> None:
+    def note(self, name: str, value: dict[str, Any], told: str | None = None) -> None:
+        """Write down what was chosen, and say it if there is something to be told."""
         self.made[name] = value
         if self.file is not None:
             write_json(self.file, self.made)

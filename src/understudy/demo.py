@@ -14,6 +14,7 @@ from rich.console import Console
 
 from understudy.errors import InputError
 from understudy.folder import Lock
+from understudy.parallel import one_process
 from understudy.plan import FACTS
 from understudy.recipe.ready import ready
 from understudy.recipe.running import ENVIRONMENT, RECIPE, REPORT, Ran
@@ -39,6 +40,7 @@ def run(
 
     Raises: InputError if ``out`` holds something else than an earlier demo.
     """
+    one_process("understudy demo")  # before an earlier one is deleted
     console = console or Console(highlight=False)
     recipe = read(ready()["digits"].path)
     typed = Place(TYPED, 0, Path())

@@ -116,7 +116,7 @@ class _Run:
         self.feed = Feed(data, settings, self.rank, parallel.ranks())
         self.validation = None if validate is None else Validation(validate, settings)
         self.lock = Lock(folder if self.main else None)
-        self.checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", settings.keep)
+        self.checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", settings.keep, device)
         self.journal = Journal(folder / "metrics.jsonl" if folder is not None and self.main else None)
         self.put_back: Callable[[], None] = lambda: None
         self.identity: dict[str, str] = {}
@@ -128,6 +128,7 @@ class _Run:
     def open(self, resume: bool) -> None:
         """Check everything, fit what the dry run fits, and take up the folder's run if there is one."""
         self.lock.take()
+        parallel.agree({"folder": str(self.folder is not None)}, self.device)
         found = self.checkpoints.load() if self.checkpoints is not None else None
         if found is not None and not resume:
             raise InputError(
@@ -252,8 +253,7 @@ class _Run:
                 "environment": environment(self.device),
             }
         )
-        if self.main:
-            self.checkpoints.save(self.step, tree, tensors)
+        self.checkpoints.save(self.step, tree, tensors)
         parallel.meet(self.device)
         self.saved_at = self.step
 
@@ -273,7 +273,7 @@ class _Run:
         self.step = self.saved_at = state["step"]
         self.seconds = state["seconds"]
         if self.validation is not None and state["validation"] is not None:
-            self.validation.load(state["validation"])
+            self.validation.load(state["validation"], self._kept)
         self.journal.open(state["journal"])
 
     def _keep_best(self) -> None:

@@ -84,8 +84,9 @@ class MachineError(UnderstudyError):
 class MissingExtra(MachineError, ImportError):
     """An optional package is not installed."""
 
-    def __init__(self, purpose: str, extra: str) -> None:
-        super().__init__(f"{purpose} needs a package that is not installed. Fix: pip install 'understudy[{extra}]'")
+    def __init__(self, purpose: str, extra: str = "", *, fix: str = "") -> None:
+        fix = fix or f"pip install 'understudy[{extra}]'"
+        super().__init__(f"{purpose} needs a package that is not installed. Fix: {fix}")
 
 
 class PeerLost(MachineError):

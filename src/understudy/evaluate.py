@@ -18,7 +18,7 @@ from understudy.engine import Result
 from understudy.errors import UnderstudyError
 from understudy.examples import Examples, device_of, outputs
 from understudy.export import to_onnx
-from understudy.measure import gap_closed, interval, latency, paired, parameters, peak_memory, size_mb
+from understudy.measure import Paired, gap_closed, interval, latency, paired, parameters, peak_memory, size_mb
 from understudy.modes import evaluating
 from understudy.tasks import Task
 from understudy.views import View
@@ -34,6 +34,10 @@ STAGES = {
 }
 FORM = "distilled, "
 """What the table has before a form's name."""
+
+NOTHING, MUCH = 0.1, 0.8
+"""Who has no more than the first share of what the teacher has above the best constant answer has learnt next to nothing; who has
+less than the second of what the student alone has, much less than that."""
 
 COSTS = ("parameters", "size_mb", "latency_ms_p50", "latency_ms_p99", "peak_memory_mb")
 FIGURES = ("divergence", "agreement", "gap_closed", "seconds", *COSTS)
@@ -227,7 +231,9 @@ def _seconds(trial: Trial, stage: str) -> float:
 
 def verdict(evidence: Evidence, told: Figures) -> list[str]:
     """What the table says, in words: only what the intervals bear out."""
-    task, lines = evidence.task, []
+    task, labels = evidence.task, evidence.data.labels
+    assert labels is not None  # checked before training
+    lines = _warned(task, told, task.chance(labels))
     if "alone" in told:
         lines.append(_compare(task, "Distillation", "the student alone", told["distilled"], told["alone"]))
         if _share(task, told, "kept") is None:
@@ -250,6 +256,43 @@ def verdict(evidence: Evidence, told: Figures) -> list[str]:
         f"Handed on: the kept student of seed {evidence.trials[best].seed}, the best by validation ({evidence.data.name} {task.metric} {figure:.3f})."
     )
     return lines
+
+
+def _warned(task: Task, told: Figures, chance: float) -> list[str]:
+    """A warning, if what is handed on has learnt next to nothing, or much less than it would have without a teacher.
+
+    Args:
+        chance: the figure of the best answer that is the same for every sample.
+    """
+
+    def learnt(stage: str) -> float:
+        """How far the mean is above that answer."""
+        return task.sign * (interval(told[stage][task.metric]).mean - chance)
+
+    kept, least = interval(told["kept"][task.metric]).mean, f"the best constant answer ({chance:.3f})"
+    if learnt("kept") <= NOTHING * learnt("teacher"):
+        return [
+            f"Warning: the student ({task.metric} {kept:.3f}) is hardly better than {least}; it has learnt next to nothing. "
+            f"{_remedy(learnt('alone') > NOTHING * learnt('teacher') if 'alone' in told else None)}"
+        ]
+    if "alone" in told and learnt("kept") < MUCH * learnt("alone") and _hurt(task, told["kept"], told["alone"]):
+        lost = 1 - learnt("kept") / learnt("alone")
+        return [f"Warning: the student has lost {lost:.0%} of what it learns alone, above {least}. {_remedy(True)}"]
+    return []
+
+
+def _remedy(alone: bool | None) -> str:
+    """What to try, by whether the student alone learns more; None if that is not known."""
+    if not alone:
+        also = "" if alone is None else "So is the student alone. "
+        return f"{also}See whether learning rate, epochs, weights and data are right."
+    return "Alone it learns more, so give the teacher's terms less weight: `understudy compare --tune` finds one."
+
+
+def _hurt(task: Task, these: Mapping[str, Sequence[float]], those: Mapping[str, Sequence[float]]) -> bool:
+    """Whether the difference is beyond chance; of one seed that cannot be told, and it counts."""
+    test = _paired(task, these, those)
+    return test.p_value is None or test.better is False
 
 
 def _unfinished(evidence: Evidence) -> list[str]:
@@ -284,16 +327,21 @@ def best_trial(task: Task, trials: Sequence[Trial]) -> int:
 def _compare(
     task: Task, what: str, than: str, these: Mapping[str, Sequence[float]], those: Mapping[str, Sequence[float]]
 ) -> str:
-    a, b = ([task.sign * v for v in figures[task.metric]] for figures in (these, those))
-    test = paired(a, b)
+    test = _paired(task, these, those)
     change = f"{task.sign * test.difference.mean:+.3f}"
+    seeds = len(these[task.metric])
     if test.difference.half is None or test.p_value is None:
         return f"{what} changed {task.metric} by {change} against {than} (one seed: no interval)."
     if test.difference.half == 0:
-        return f"{what} changed {task.metric} by {change} against {than}, the same in all {len(a)} seeds."
-    spread = f"{task.metric} {change} ± {test.difference.half:.3f}, paired over {len(a)} seeds, p = {test.p_value:.2g}"
+        return f"{what} changed {task.metric} by {change} against {than}, the same in all {seeds} seeds."
+    spread = f"{task.metric} {change} ± {test.difference.half:.3f}, paired over {seeds} seeds, p = {test.p_value:.2g}"
     words = {True: "helped against", False: "hurt against", None: "made no clear difference to"}[test.better]
     return f"{what} {words} {than} ({spread})."
+
+
+def _paired(task: Task, these: Mapping[str, Sequence[float]], those: Mapping[str, Sequence[float]]) -> Paired:
+    """The paired test of the metric, in which more is better."""
+    return paired(*([task.sign * v for v in figures[task.metric]] for figures in (these, those)))
 
 
 def decide(conditions: Sequence[Condition], table: Sequence[Mapping[str, Any]]) -> tuple[bool | None, list[str]]:

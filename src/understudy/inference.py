@@ -1,7 +1,8 @@
 """How a frozen model runs: as it is, or as the inference that it is.
 
 A teacher learns nothing, so that nothing of what training needs must be kept: its weights may be constants of compiled code,
-its arithmetic bfloat16, its images in the order of channels that convolutions like best. Measured in ``benchmarks/step.py``.
+its arithmetic bfloat16 or that of 8-bit integers, its images in the order of channels that convolutions like best. Measured in
+``benchmarks/step.py`` and ``benchmarks/ways.py``.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from understudy.batch import Call, innermost, mapped, tensors
+from understudy.batch import Call, call, innermost, mapped, tensors
+from understudy.converted import Converted, check_installed, freezing
 from understudy.errors import InputError, choices
 from understudy.modes import evaluating
 from understudy.taps import Caught, Tapped, unwrap
 
-__all__ = ["WAYS", "Inference", "Way"]
+__all__ = ["WAYS", "Inference", "Way", "check_layers"]
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -34,11 +36,18 @@ class Way:
         bf16: compute in bfloat16 where autocast holds that to be safe; outputs and taps are float32 again.
         channels_last: lay images out with the channels innermost.
         compiled: by ``torch.compile``, with the weights as constants.
+        form: a name of :data:`~understudy.converted.FORMS`, which gives the last output only; None for torch's own modules.
     """
 
     bf16: bool = False
     channels_last: bool = False
     compiled: bool = False
+    form: str | None = None
+
+    @property
+    def prepared(self) -> bool:
+        """Whether it takes seconds before the first batch."""
+        return self.compiled or self.form is not None
 
 
 WAYS = {
@@ -47,8 +56,19 @@ WAYS = {
     "bf16": Way(bf16=True, channels_last=True),
     "compiled": Way(channels_last=True, compiled=True),
     "compiled-bf16": Way(bf16=True, channels_last=True, compiled=True),
+    "onnx": Way(form="onnx"),
+    "int8": Way(compiled=True, form="int8"),
 }
 """By name; ``fp32`` leaves the model as it is, whatever its own dtype."""
+
+
+def check_layers(way: str, layers: Iterable[str]) -> None:
+    """Raise InputError if layers are read, and this way gives the last output only."""
+    if (read := sorted(layers)) and WAYS[way].form is not None:
+        raise InputError(
+            f"run={way!r} gives the teacher's last output only, and {', '.join(repr(name) for name in read)} is read. "
+            f"Ways in which layers can be read: {', '.join(name for name, other in WAYS.items() if other.form is None)}."
+        )
 
 
 class Inference(nn.Module):
@@ -60,23 +80,34 @@ class Inference(nn.Module):
     Args:
         model: what is asked.
         way: a name of :data:`WAYS`.
+        samples: inputs of some batches, as they will be asked about, from which "onnx" and "int8" are made. What has another shape is
+            answered by the model itself, a smaller batch is not.
 
-    Raises: InputError for a way that there is not, or for what is no module and has nothing to be converted.
+    Raises: InputError for a way that there is not, or that needs samples, or for what is no module and has nothing to be converted;
+        MissingExtra without what "onnx" or "int8" need.
     """
 
-    def __init__(self, model: nn.Module, way: str) -> None:
+    def __init__(self, model: nn.Module, way: str, samples: Sequence[Any] = ()) -> None:
         super().__init__()
         if way not in WAYS:
             raise InputError(f"run={way!r} is no way to run a teacher. {choices(way, WAYS)}")
         bare = unwrap(model)
         if not isinstance(bare, nn.Module):
             raise InputError(f"run={way!r}: a {type(model).__name__} is no module and runs as it does; leave run out.")
+        if (form := WAYS[way].form) is not None:
+            check_installed(form)
+            if not samples:
+                raise InputError(
+                    f"run={way!r} is made from samples: give inputs of a few batches, Inference(model, {way!r}, samples=[...])."
+                )
         self._orig_mod: nn.Module = bare  # the name under which torch keeps what it wraps; `unwrap` knows it
         self.name = way
         # In a list, where neither parameters() nor state_dict() nor placement finds it.
         self._copy: list[nn.Module] = []
         self._tapped: dict[tuple[frozenset[str], bool], Tapped] = {}
         self._shapes: dict[frozenset[str], Shapes] = {}
+        self._samples = list(samples)
+        self._form: list[Converted] = []
 
     @property
     def way(self) -> Way:
@@ -85,18 +116,28 @@ class Inference(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Inference:
         # Compiled code belongs to this object, and the copy is made anew when it is asked.
-        return Inference(copy.deepcopy(self._orig_mod, memo), self.name)
+        return Inference(copy.deepcopy(self._orig_mod, memo), self.name, self._samples)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model gives, without gradient."""
         with torch.no_grad():
+            self.prepare(call)  # the samples are batches, and not what a model is called with
             output, _ = self.read(lambda model, inputs: model(*inputs[0], **inputs[1]), (args, kwargs), frozenset())
         return output
+
+    def prepare(self, give: Call) -> None:
+        """Make now what would be made when it is first asked; raise InputError where that cannot be done."""
+        if self.way.form is not None:
+            with torch.no_grad():
+                self._formed(give)
 
     def read(
         self, give: Call, inputs: Any, taps: frozenset[str], *, name: str = "teacher"
     ) -> tuple[Any, dict[str, list[Caught]]]:
         """The model's output and what the taps caught, as float32 where it computed in less. Call it without gradient."""
+        if self.way.form is not None:
+            check_layers(self.name, taps)
+            return mapped(_wide, self._formed(give)(give, inputs)), {}
         model = self._converted()
         laid = mapped(innermost, inputs) if self.way.channels_last else inputs
         shapes = tuple(tuple(t.shape) for t in tensors(laid))
@@ -122,6 +163,7 @@ class Inference(nn.Module):
             self._copy.clear()
             self._tapped.clear()
             self._shapes.clear()
+            self._form.clear()
         if not self._copy:
             made = copy.deepcopy(self._orig_mod).requires_grad_(False)
             if self.way.channels_last:
@@ -129,20 +171,22 @@ class Inference(nn.Module):
             self._copy.append(made)
         return self._copy[0]
 
+    def _formed(self, give: Call) -> Converted:
+        """What runs in place of a module; made when it is first asked."""
+        model = self._converted()
+        if not self._form:
+            assert self.way.form is not None
+            self._form.append(Converted(model, self.way.form, give, self._samples))
+        return self._form[0]
+
     @contextlib.contextmanager
     def _running(self, device: str, compiled: bool) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             if self.way.bf16:
                 stack.enter_context(torch.autocast(device, torch.bfloat16))
             if compiled:  # both when it is compiled and when it runs
-                stack.enter_context(_freezing())
+                stack.enter_context(freezing())
             yield
-
-
-def _freezing() -> contextlib.AbstractContextManager[Any]:
-    from torch._inductor import config  # takes a second, which only those pay who compile
-
-    return config.patch(freezing=True)  # type: ignore[no-any-return]
 
 
 def _lay_out(model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from understudy.answers import BATCH, Answers, reads
 from understudy.callbacks import Bar, Callback
 from understudy.choices import Choices
+from understudy.compress import Step, finished
 from understudy.data.order import preserved
 from understudy.engine import Result, train
 from understudy.evaluate import Evidence, Trial, best_trial, costs, decide, quality, rows, verdict
@@ -28,9 +29,11 @@ from understudy.material import Material
 from understudy.method import Distillation, Method
 from understudy.optimize import Optim
 from understudy.outcome import Distilled
-from understudy.plan import Make, Named, Plan
+from understudy.parallel import one_process
+from understudy.plan import Named, Plan
 from understudy.preflight import check, check_teacher
 from understudy.progress import cosine
+from understudy.start import Make
 from understudy.tasks import Task
 from understudy.views import View, views
 
@@ -61,6 +64,7 @@ def distill(
     store: str | Path | None = "auto",
     draws: int | None = None,
     precision: str = "auto",
+    compress: Sequence[Step] = (),
     fine_tune: bool = True,
     accept: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
@@ -76,7 +80,7 @@ def distill(
 
     Args:
         student: a module, from whose weights every seed starts; or a function that makes one, which each seed calls
-            anew, so that the intervals include the start. It is not changed.
+            anew, so that the intervals include the start. It is not changed. Or "teacher", which ``compress`` makes smaller.
         teacher: a module or any callable from a batch's inputs to outputs; or a name, as
             :func:`understudy.teachers.named_model` takes it. It is not changed, unless it is trained here.
         train: tensors, arrays, a Dataset or a DataLoader; labels may be missing: -100 for a class, NaN for a measured value, or none at all.
@@ -100,6 +104,8 @@ def distill(
         draws: views of each sample, where they are augmented, that the epochs go through in turn; None draws a new one each
             epoch.
         precision: of the students' training: "fp32", "bf16", "fp16", or "auto" for bf16 where that is clearly faster here.
+        compress: what is done to the student before it learns, in this order: names of :mod:`understudy.compress`, or pairs of
+            a name and options, such as ``[("narrower", {"ratio": 0.25}), "qat"]``. Measured and handed on is what comes of it.
         fine_tune: whether to fine-tune on the hard labels after distilling.
         accept: conditions on the kept student, such as ``{"accuracy": ">= 0.97 * teacher"}``; see :mod:`understudy.accept`.
         classes: names of the classes, for the page and the export.
@@ -112,8 +118,9 @@ def distill(
         **options: of the method: ``temperature=4``, ``alpha=0.9``, ...
 
     Returns: the student that is kept, the table, and whether it was accepted.
-    Raises: InputError before any training for what cannot work; what :func:`understudy.train` raises.
+    Raises: InputError before any training for what cannot work, and under ``torchrun``; what :func:`understudy.train` raises.
     """
+    one_process("distill")
     material = Material(Plan(**locals()))  # before any other name is bound: all arguments, and nothing else
     check(material)
     return perform(material)
@@ -154,12 +161,14 @@ class Job:
 
     Attributes:
         seconds: of each stage, a value for each seed.
+        choices: what was chosen automatically, and why.
     """
 
     def __init__(self, material: Material) -> None:
         self.material, self.plan, self.task = material, material.plan, material.task
         self.teacher, self.data, self.stages = material.teacher, material.data, material.stages
         self.seconds: dict[str, list[float]] = {}
+        self.choices: dict[str, dict[str, Any]] = {}
 
     def run(self) -> Distilled:
         """All stages, and what they come to; what is to be kept is in the folder."""
@@ -181,12 +190,14 @@ class Job:
         material.precision = choices.precision()
         method = material.method(material.student(), self.teacher)
         answers = Answers(material, self.teacher, method)
+        self.choices = choices.made
         if not answers.wanted:
+            choices.live(answers)
             return choices.teacher(self.teacher, method, self.stages["distilled"].steps * self.plan.seeds)
         began = perf_counter()
         answers.ask_as(choices.teacher(self.teacher, method, answers.passes, rows=BATCH, way=answers.way()))
         made = answers.stored()
-        self._say(f"soft labels: {answers.told()}, once for all seeds")
+        choices.stored(answers)
         self.seconds["soft labels"] = [perf_counter() - began]
         return made
 
@@ -199,17 +210,19 @@ class Job:
         mark = f"({at + 1}/{self.plan.seeds})"
         if "alone" in self.stages:
             alone = material.student(seed)
-            trial.add("alone", alone, self._train("alone", f"student alone {mark}", material.alone(alone), seed))
+            result = self._train("alone", f"student alone {mark}", material.alone(alone), seed)
+            trial.add("alone", finished(alone), result)
         student = material.student(seed)
         method = material.method(student, self.teacher, seed)
         if isinstance(method, Distillation) and reads(method, self.teacher):
             method.supply("teacher", teacher)
         forms = BestForms(method, self.task, self._folder("distilled", seed))
         result = self._train("distilled", f"distil {mark}", method, seed, forms)
-        trial.add("distilled", student, result, forms.restore(result))
+        trial.add("distilled", finished(student), result, forms.restore(result))
         if "fine-tuned" in self.stages:
             tuned = copy.deepcopy(student)
-            trial.add("fine-tuned", tuned, self._train("fine-tuned", f"fine-tune {mark}", material.alone(tuned), seed))
+            result = self._train("fine-tuned", f"fine-tune {mark}", material.alone(tuned), seed)
+            trial.add("fine-tuned", finished(tuned), result)
         trial.keep(self.task)
         return trial
 
@@ -247,6 +260,7 @@ class Job:
             seed=best.seed,
             classes=self.plan.classes,
             recipe=self.plan.told(self.task, self.material.batch_size),
+            choices=self.choices,
             evidence=evidence,
         )
 

@@ -22,6 +22,8 @@ from understudy.examples import Examples, outputs
 from understudy.method import Method
 from understudy.plan import Named, Plan
 from understudy.settings import Settings
+from understudy.start import begun, compressed
+from understudy.state import digest
 from understudy.tasks import TASKS, Task, infer
 from understudy.teachers.named import named_model
 from understudy.teachers.weights import load_weights
@@ -84,6 +86,7 @@ class Material:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self._compressed: dict[str, nn.Module] = {}  # the student, by a digest of what it was made of
         self.precision = Precision(cast("Any", "fp32" if plan.precision == "auto" else plan.precision))
         self.data = {name: Examples.read(part, name) for name, part in plan.data.items()}
         self.teacher = _teacher(plan)
@@ -103,23 +106,22 @@ class Material:
         return TASKS[task]
 
     def student(self, seed: int | None = None) -> nn.Module:
-        """A student at its start: made anew, or a copy of the one that was given. By default that of the first seed."""
-        make = self.plan.student
-        if isinstance(make, nn.Module):
-            return copy.deepcopy(make)
-        if not callable(make):
-            raise InputError(f"student: a {type(make).__name__} is neither a module nor a function that makes one.")
+        """A student at its start: made anew, or a copy of the one that was given. By default that of the first seed.
+
+        It is compressed as the plan says; :func:`understudy.compress.finished` makes it what runs.
+        """
         with preserved():
             seed_all(self.plan.seed if seed is None else seed, "student")
-            try:
-                made = make()
-            except TypeError as error:
-                raise InputError(
-                    f"student: the function that makes it failed: {error}. Write lambda: Model(arguments)."
-                ) from error
-        if not isinstance(made, nn.Module):
-            raise InputError(f"student: the function gave a {type(made).__name__}; it must make an nn.Module.")
-        return made
+            made = begun(self.plan.student, self.teacher)
+            if not self.plan.compress:
+                return made
+            if not isinstance(self.plan.student, (str, nn.Module)):
+                return compressed(made, self.plan.compress, self.data["train"])
+            # All seeds begin with the same weights, and to find the least important of them takes a while.
+            if (weights := digest(made)) not in self._compressed:
+                self._compressed.clear()
+                self._compressed[weights] = compressed(made, self.plan.compress, self.data["train"])
+            return copy.deepcopy(self._compressed[weights])
 
     def method(self, student: nn.Module, teacher: Any, seed: int | None = None) -> Method:
         """The method that the plan names, of these models; what else it makes, such as a generator, starts from the seed."""

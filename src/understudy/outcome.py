@@ -9,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import nn
 
 from understudy.errors import InputError, choices
 from understudy.examples import Examples
-from understudy.export import run_onnx, to_onnx, write_folder
+from understudy.export import TARGETS, Target, load, targets, to_file, write_folder
 from understudy.pages import PAGE, Outcome, contents, write_page
 from understudy.report import Column, render
 from understudy.state import whole
@@ -47,7 +48,8 @@ class Distilled(Outcome):
     def show(self, console: Console) -> None:
         """Print the tables and the verdict."""
         seeds = len(self.evidence.trials)
-        title = f"On {self.measured_on}; {seeds} seed{'s' if seeds > 1 else ''}, ± 95 % t-interval"
+        spread = "one seed, and so no interval" if seeds == 1 else f"{seeds} seeds, ± 95 % t-interval"
+        title = f"On {self.measured_on}; {spread}"
         knows, costs = _columns(self.task)
         shown = [{**row, "figure": _with_interval(row, self.task.metric)} for row in self.rows]
         console.print(render(shown, knows, title=title, emphasis="kept"))
@@ -80,7 +82,10 @@ class Distilled(Outcome):
 
     def results(self) -> dict[str, Any]:
         """What was found out, as strict JSON can hold it: None for what is not defined. ``seed`` is the kept student's."""
-        told = {name: getattr(self, name) for name in ("rows", "verdict", "accepted", "reasons", "measured_on", "seed")}
+        told = {
+            name: getattr(self, name)
+            for name in ("rows", "verdict", "accepted", "reasons", "measured_on", "seed", "choices")
+        }
         told |= {"task": self.task.name, "metric": self.task.metric}
         told |= {"seeds": [t.seed for t in self.evidence.trials], "seconds": self.evidence.seconds}
         plain: dict[str, Any] = strict(told)
@@ -97,22 +102,36 @@ class Distilled(Outcome):
         return forms[name]
 
     def export(
-        self, path: str | Path, *, preprocessing: Mapping[str, Any] | None = None, form: str | None = None
+        self,
+        path: str | Path,
+        *,
+        preprocessing: Mapping[str, Any] | None = None,
+        raw: Mapping[str, Any] | None = None,
+        form: str | None = None,
+        target: str | None = None,
+        training: Examples | None = None,
     ) -> dict[str, float]:
-        """Write the student for deployment: as an ONNX file, or as a folder with model, preprocessing and ``predict.py``.
+        """Write the student for deployment: as a file, or as a folder with model, preprocessing and ``predict.py``.
 
         Args:
-            path: ends in ``.onnx`` for the file alone; anything else is the folder. Needs ``understudy[onnx]``.
+            path: ends in ``.onnx``, or as the target's files do, for the file alone; without an ending it is the folder.
             preprocessing: what ``predict.py`` is to do to raw inputs: ``layout``, ``scale``, ``mean``, ``std``; see
                 :func:`understudy.export.write_folder`. By default inputs are those that the student was trained on.
+            raw: how a CSV file or a picture becomes an input, as ``Parts.raw`` of a data set has it, so that ``predict.py`` takes
+                them too.
             form: another form of the student, such as "with hint", in its place.
+            target: a name in :data:`understudy.export.TARGETS`; ONNX, or by the path's ending, if left out.
+            training: samples on which a target in 8 bits sees the ranges of activations; those of the table, without their
+                labels, if left out.
 
         Returns: largest error and agreement against the student on up to 256 samples, and the task's figures of the file
-            on the data that the table was made on.
+            on the data that the table was made on; without these where the target does not run on this system.
         Raises: InputError if the model cannot be exported, or if the file does not do what the student does.
         """
         model = self.student if form is None else self.form(form)
-        return deploy(Path(path), model, self.evidence.data, self.task, self.classes, preprocessing)
+        return deploy(
+            Path(path), model, self.evidence.data, self.task, self.classes, preprocessing, raw, target, training
+        )
 
 
 def deploy(
@@ -122,29 +141,54 @@ def deploy(
     task: Task,
     classes: Sequence[str] | None,
     preprocessing: Mapping[str, Any] | None = None,
+    raw: Mapping[str, Any] | None = None,
+    target: str | None = None,
+    training: Examples | None = None,
 ) -> dict[str, float]:
     """Write a student as a file or a folder, and score the file on labelled data: see :meth:`Distilled.export`."""
     inputs = data.inputs()
     if inputs is None:
         raise InputError(
-            "export: the student's input is not one tensor; use understudy.export.to_onnx with named inputs."
+            "export: the student's input is not one tensor; use understudy.export.to_file with named inputs."
         )
-    if path.suffix not in ("", ".onnx"):
-        raise InputError(
-            f"export: {path} ends in {path.suffix!r}; give a name that ends in .onnx, or that of a folder."
-        )
+    name, form = _form(path, target)
     if data.labels is None:
         raise InputError(f"export: {data.name} has no label, on which the file could be scored.")
     make_folder(path.parent)
-    checked, file = inputs[:CHECKED], path
-    if path.suffix == ".onnx":
-        told = to_onnx(student, checked, path)
+    checked, seen = inputs[:CHECKED], _spread(training or data) if form.calibrated else None
+    if path.suffix:
+        told = to_file(student, checked, path, target=name, calibration=seen)
     else:
-        names, file = None if classes is None else list(classes), path / "model.onnx"
         told = write_folder(
-            path, student, inputs[:1], checked, task_name=task.name, classes=names, preprocessing=preprocessing
+            path,
+            student,
+            inputs[:1],
+            checked,
+            task_name=task.name,
+            classes=None if classes is None else list(classes),
+            preprocessing=preprocessing,
+            raw=raw,
+            target=name,
+            calibration=seen,
         )
-    return {**told, **task.metrics(run_onnx(file, inputs), data.labels)}
+    return told if form.load is None else {**told, **task.metrics(load(path)(inputs), data.labels)}
+
+
+def _form(path: Path, name: str | None) -> tuple[str, Target]:
+    """The target of a path: as it is named, or by the path's ending."""
+    if name is None:
+        name = next((name for name, form in TARGETS.items() if form.suffix == path.suffix), "onnx")
+    form = targets.target(name)
+    if path.suffix not in ("", form.suffix):
+        raise InputError(
+            f"export: {path} ends in {path.suffix!r}; give a name that ends in {form.suffix}, or that of a folder."
+        )
+    return name, form
+
+
+def _spread(data: Examples) -> Any:
+    """Inputs of samples from all over the data, which may be sorted by class."""
+    return data.only(torch.linspace(0, data.samples - 1, CHECKED).long().unique()).inputs()
 
 
 def _with_interval(row: Mapping[str, Any], metric: str) -> str | None:

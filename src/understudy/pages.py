@@ -44,6 +44,7 @@ class Outcome:
         seed: of the kept student that is handed on.
         classes: their names; None if they were not given.
         recipe: what was asked for, in words.
+        choices: what the job chose by itself, by what it is about; each has ``told``, the reason.
         evidence: the models and the data behind the table.
     """
 
@@ -57,6 +58,7 @@ class Outcome:
     seed: int
     classes: Sequence[str] | None = field(repr=False)
     recipe: Mapping[str, str] = field(repr=False)
+    choices: Mapping[str, Mapping[str, Any]] = field(repr=False)
     evidence: Evidence = field(repr=False)
 
 
@@ -108,10 +110,16 @@ def contents(outcome: Outcome) -> dict[str, Any]:
         "curves": _curves(outcome),
         "layers": _layers(outcome),
         "recipe": dict(outcome.recipe),
+        "choices": {name: _choice(made) for name, made in outcome.choices.items()},
         "environment": environment(torch.device("cpu")),
     }
     told: dict[str, Any] = strict(shown | (_classified(outcome) if outcome.task.name == "classification" else {}))
     return told
+
+
+def _choice(made: Mapping[str, Any]) -> str:
+    """What was chosen, and why; a teacher's way of running and a precision have a name."""
+    return f"{made.get('way', made.get('name'))}: {made['told']}"
 
 
 def _accepted(outcome: Outcome) -> list[str]:
@@ -124,7 +132,7 @@ def _columns(outcome: Outcome) -> list[dict[str, Any]]:
     return [
         {"key": "model", "title": "model", "form": "{}", "better": None},
         *figures,
-        {"key": "gap_closed", "title": "gap closed", "form": "{:.0%}", "better": "max"},
+        {"key": "gap_closed", "title": "gap closed", "form": "{:.0%}", "better": "max", "above": 0},
         {"key": "agreement", "title": "agreement with the teacher", "form": "{:.3f}", "better": "max"},
         {"key": "divergence", "title": "divergence from the teacher", "form": "{:.3f}", "better": "min"},
         {"key": "parameters", "title": "parameters", "form": "{:,}", "better": "min"},

@@ -31,6 +31,7 @@ __all__ = [
     "gather_text",
     "mean_over_ranks",
     "meet",
+    "one_process",
     "rank",
     "ranks",
     "start",
@@ -46,6 +47,18 @@ LAST_WORDS_S = 2.0
 def started() -> int:
     """The number of processes that ``torchrun`` started, whether they have joined or not."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def one_process(what: str) -> None:
+    """Raise InputError under ``torchrun``, whose processes would be in each other's way: in one folder, at one clock.
+
+    Every one of them raises. If one left without a word, torchrun might end the other before it has said why.
+    """
+    if (many := max(started(), ranks())) > 1:
+        raise InputError(
+            f"{what}: does everything in one process, and this is one of {many}. Start it without torchrun. "
+            "What torchrun is for: training alone (understudy.train, in a script of yours), and understudy store build."
+        )
 
 
 def start(device: torch.device) -> None:

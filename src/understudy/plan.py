@@ -9,26 +9,23 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from understudy import methods
 from understudy.batch import Call, call
+from understudy.compress import Step, check_steps, described
 from understudy.errors import CorruptError, InputError, choices, raise_all
 from understudy.folder import Lock
 from understudy.inference import WAYS
 from understudy.method import Method
 from understudy.optimize import Optim
+from understudy.start import TEACHER, Make
 from understudy.state import compare
 from understudy.tasks import Task
 from understudy.writing import read_json, write_json
 
-__all__ = ["Make", "Named", "Plan"]
+__all__ = ["Named", "Plan"]
 
 FACTS = "job.json"
 BEFORE = {"lock", "recipe.yaml", "environment.json"}  # what a folder may hold before its job
-
-Make = nn.Module | Callable[[], nn.Module]
-"""A student, or a function that makes one."""
 
 Named = str | Callable[[Any, Any], Method]
 """A method: its name in :mod:`understudy.methods`, or a function of (student, teacher) that makes it."""
@@ -58,6 +55,7 @@ class Plan:
     store: str | Path | None
     draws: int | None
     precision: str
+    compress: Sequence[Step]
     fine_tune: bool
     accept: Mapping[str, str] | None
     classes: Sequence[str] | None
@@ -114,6 +112,16 @@ class Plan:
         ]
         if folder is not None and (not isinstance(folder, (str, Path)) or str(folder) in ("", ".")):
             problems.append(f"distill: folder={folder!r} is not the name of a folder of its own, such as 'runs/first'.")
+        if isinstance(self.student, str) and self.student != TEACHER:
+            problems.append(
+                f"distill: student={self.student!r}. A student is a module, a function that makes one, or 'teacher'."
+            )
+        if isinstance(self.compress, str) or not isinstance(self._as_given("compress")[0], Sequence):
+            problems.append(
+                f"distill: compress={self.compress!r} is no list of names, or of pairs of a name and options."
+            )
+        else:
+            problems += check_steps(self.compress)
         problems += [
             f"distill: {name} is None; give data such as (inputs, labels)."
             for name in ("train", "valid")
@@ -165,6 +173,7 @@ class Plan:
         facts = {"task": task.name, "method": method, **options, "epochs": self.epochs}
         facts |= {"seed": self.seed, "seeds": self.seeds, "batch size": batch_size}
         facts |= {"optimizer": self.optimizer, "fine-tuning": self.fine_tune}
+        facts |= {"compressed": ", ".join(map(described, self.compress))} if self.compress else {}
         return {k: str(v) for k, v in facts.items()}
 
     def claim(self, facts: Mapping[str, str]) -> None:

@@ -8,16 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from understudy.address import Address
+from understudy.converted import check_installed
 from understudy.data.order import preserved
 from understudy.errors import InputError, raise_all
 from understudy.examples import Examples, device_of, outputs
 from understudy.forms import forms_of
+from understudy.inference import WAYS, check_layers
 from understudy.material import Material
 from understudy.measure import parameters
-from understudy.method import Method
+from understudy.method import Distillation, Method
 from understudy.tasks import Task
 
-__all__ = ["check", "check_method", "check_teacher"]
+__all__ = ["addresses_of", "beyond", "check", "check_method", "check_store", "check_teacher", "is_known"]
 
 
 def check(material: Material) -> None:
@@ -34,8 +37,23 @@ def check(material: Material) -> None:
         raise InputError(
             "teacher_epochs: to be trained, the teacher must be an nn.Module, and its data must have labels."
         )
+    check_store(material)
     check_method(material, student)
     _check_wishes(material, student)
+
+
+def is_known(teacher: Any) -> bool:
+    """Whether a teacher can be told from another one when its answers are met again."""
+    return hasattr(teacher, "state_dict")
+
+
+def check_store(material: Material) -> None:
+    """Raise InputError for a teacher whose answers others are to read, and who cannot be known again."""
+    if material.plan.store not in ("auto", None) and not is_known(material.teacher):
+        raise InputError(
+            f"store: a {type(material.teacher).__name__} cannot be known again, so that its answers could be another's. "
+            "Give a module as teacher, or leave store out."
+        )
 
 
 def check_teacher(material: Material) -> None:
@@ -119,6 +137,7 @@ def check_method(material: Material, student: nn.Module) -> None:
         raise InputError(
             "distill: method must be a function of (student, teacher), in this order, that returns a Method of that student."
         )
+    _check_run(material, method)
     (batch,) = material.data["train"].few(4).source.in_order()
     with preserved():
         readings = method.to(device_of(student)).dry_run(batch.to(device_of(student)))
@@ -126,6 +145,35 @@ def check_method(material: Material, student: nn.Module) -> None:
     raise_all(InputError, wrong)
     for name, form in forms_of(method).items():
         outputs(form, material.data["train"].few(2), give=material.plan.call, who=f"student {name}")
+
+
+def addresses_of(method: Method, name: str = "teacher") -> list[Address]:
+    """Where a method's terms read a model's run."""
+    if type(method) is not Distillation:  # others decide in their moves what they read
+        return []
+    read = {a for term in method.terms for a in term.addresses if method.reader.run_of(a) is not None}  # type: ignore[union-attr]
+    return sorted((a for a in read if a.model == name), key=str)
+
+
+def beyond(address: Address) -> bool:
+    """Whether it names more of a model's output than its logits."""
+    return address.tap is None and address.keys not in ((), ("logits",))
+
+
+def _check_run(material: Material, method: Method) -> None:
+    """Refuse a way to run the teacher that cannot be had here, or does not give what is read."""
+    run, read = material.plan.teacher_run, addresses_of(method)
+    if run == "auto" or (form := WAYS[run].form) is None or not isinstance(material.teacher, nn.Module):
+        return
+    check_installed(form)
+    device = material.settings(material.stages["distilled"], 0).on()
+    if device.type != "cpu":
+        raise InputError(f"teacher_run={run!r} is for the CPU, and this run is on {device}. Leave it out.")
+    check_layers(run, {a.tap for a in read if a.tap})
+    if parts := [str(a) for a in read if beyond(a)]:
+        raise InputError(
+            f"teacher_run={run!r} gives one tensor of the teacher's output, and {', '.join(parts)} is read. Leave it out."
+        )
 
 
 def _check_wishes(material: Material, student: nn.Module) -> None:

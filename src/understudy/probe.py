@@ -20,10 +20,10 @@ from understudy.address import Address
 from understudy.batch import Batch, Call, tensors
 from understudy.data.order import preserved
 from understudy.errors import UnderstudyError
-from understudy.inference import WAYS, Inference, Way
+from understudy.inference import WAYS, Inference, Way, check_layers
 from understudy.lookup import named_tensor
 
-__all__ = ["TOLERANCE", "Choice", "Tried", "choose"]
+__all__ = ["TOLERANCE", "Choice", "Tried", "calibration", "choose"]
 
 TOLERANCE = 0.02
 """The largest relative error of outputs, taps and the student's gradient, and the largest share of other decisions."""
@@ -43,7 +43,7 @@ class Tried:
 
     Attributes:
         ms: of one batch, the median of interleaved rounds; None if it could not run.
-        first_ms: of the first batch, with compilation.
+        first_ms: of the first batches, with compilation or export.
         output_error: largest relative 2-norm of the difference of an output or a tap.
         gradient_error: relative 2-norm of the difference of the gradient of :func:`~understudy.losses.kl` at temperature
             4 with respect to the student's logits; None where there are no classes.
@@ -93,6 +93,7 @@ def choose(
     student: Tensor | None = None,
     taps: Sequence[str] = (),
     tolerance: float = TOLERANCE,
+    parts: bool = False,
 ) -> tuple[Choice, Any]:
     """Choose how a teacher runs.
 
@@ -104,22 +105,28 @@ def choose(
         student: a student's logits ``[N, C]`` of the first batch, for the gradient's error; None where there are no classes.
         taps: the teacher's submodules that terms read.
         tolerance: see :data:`TOLERANCE`.
+        parts: whether terms read of the teacher's output more than its logits.
 
     Returns: the choice, and what to give to the method in the teacher's place, compiled if that was chosen.
     """
     if not isinstance(teacher, nn.Module):
         return Choice("fp32", f"a {type(teacher).__name__} runs as it does"), teacher
     with preserved(), torch.no_grad():
-        return _Probe(teacher, batches, times, give, student, frozenset(taps), tolerance).run()
+        return _Probe(teacher, batches, times, give, student, frozenset(taps), tolerance, parts).run()
+
+
+def calibration(batches: Sequence[Batch]) -> list[Any]:
+    """The inputs from which ways are made that need samples: not those of the first batch, on which the gradient is compared."""
+    return [batch.inputs for batch in batches[1:] or batches]
 
 
 class _Probe:
     def __init__(
         self, teacher: nn.Module, batches: Sequence[Batch], times: int, give: Call, student: Tensor | None,
-        taps: frozenset[str], tolerance: float,
+        taps: frozenset[str], tolerance: float, parts: bool,
     ) -> None:  # fmt: skip
         self.teacher, self.batches, self.times, self.give = teacher, batches, times, give
-        self.student, self.taps, self.tolerance = student, taps, tolerance
+        self.student, self.taps, self.tolerance, self.parts = student, taps, tolerance, parts
         self.asked = {"fp32": Inference(teacher, "fp32")}
         self.wanted = self._all("fp32")
         self.rounds: dict[str, list[float]] = {"fp32": [self._timed("fp32") for _ in range(2)]}
@@ -129,18 +136,19 @@ class _Probe:
         whole = self.times * min(self.rounds["fp32"])
         if whole < WORTH_SECONDS:
             return self._chosen("fp32", f"the teacher takes {whole:.1f} s of the whole run")
-        for way in (name for name, way in WAYS.items() if not way.compiled and way != Way()):
+        for way in (name for name, way in WAYS.items() if not way.prepared and way != Way()):
             self._try(way)
         self._race()
         fastest = self._fastest()
         saved = COMPILED_SAVES * self.times * self._seconds(fastest)
-        for way in (name for name, way in WAYS.items() if way.compiled):
-            if WAYS[way].bf16 != WAYS[fastest].bf16:
-                continue  # where bfloat16 is slower or too far off, it is so compiled too
-            if saved < COMPILING_SECONDS:
-                self.tried[way] = Tried(
-                    way, refused=f"compiling takes longer than the {saved:.0f} s that it could save"
-                )
+        for way in (name for name, way in WAYS.items() if way.prepared):
+            if WAYS[way].bf16 != WAYS[fastest].bf16 and way != "int8":
+                continue  # where bfloat16 is slower or too far off, it is so compiled too; and in float32 nothing overtakes it
+            if WAYS[way].form is not None and self.parts:
+                self.tried[way] = Tried(way, refused="gives one tensor, and more of the output is read")
+            elif saved < COMPILING_SECONDS:
+                what = "compiling" if WAYS[way].compiled else "exporting"
+                self.tried[way] = Tried(way, refused=f"{what} takes longer than the {saved:.0f} s that it could save")
             else:
                 self._try(way)
         self._race()
@@ -171,9 +179,10 @@ class _Probe:
 
     def _try(self, way: str) -> None:
         """Run it once, and compare."""
-        asked, began = Inference(self.teacher, way), time.perf_counter()
-        self.asked[way] = asked
+        began = time.perf_counter()
         try:
+            check_layers(way, self.taps)
+            self.asked[way] = Inference(self.teacher, way, calibration(self.batches))
             found = self._all(way)
         except UnderstudyError as error:
             self.tried[way] = Tried(way, refused=str(error))
@@ -181,7 +190,7 @@ class _Probe:
         except Exception as error:  # whatever torch's compiler or a kernel raises: this way is none
             self.tried[way] = Tried(way, refused=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
             return
-        first = time.perf_counter() - began if WAYS[way].compiled else 0.0
+        first = time.perf_counter() - began if WAYS[way].prepared else 0.0
         output = max(_apart(a, b) for a, b in zip(found, self.wanted, strict=True))
         gradient, other = self._of_logits(found)
         worst = max(output, gradient or 0.0, other or 0.0)

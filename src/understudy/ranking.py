@@ -101,16 +101,27 @@ class Ranking:
         plain: dict[str, Any] = strict(told)
         return plain
 
+    @property
+    def columns(self) -> list[str]:
+        """What stands in the columns that do not say it themselves."""
+        seeds = len(self.rows[-1]["values"])
+        of = "of which there is one each" if seeds == 1 else f"of {seeds} each"
+        return [
+            f"To alone: {self.metric} less that of the student alone of the same seed.",
+            "As the teacher: the share of samples that a student answers as the teacher does.",
+            f"Above the teacher: how many of a method's students, {of}, are better than the teacher.",
+        ]
+
     def show(self, console: Console) -> None:
         """Print the tables and the sentences, in 80 columns."""
         rows = [_cells(self.metric, row, signed="-") for row in self.rows]
         shown = [{**row, "verdict": SHORT.get(row["verdict"] or "", row["verdict"])} for row in rows]
         left, right = _columns(self.metric)
         seeds = len(self.rows[-1]["values"])
-        title = f"On {self.measured_on}; {seeds} seed{'s' if seeds > 1 else ''}, ± 95 % t-interval"
+        title = f"On {self.measured_on}; {_spread(seeds)}"
         console.print(render(shown, left, title=title, emphasis=ALONE))
         console.print(render(shown, right, title="Likeness to the teacher, and costs", emphasis=ALONE))
-        for line in self.told:
+        for line in [*self.told, *self.columns]:
             console.print(line, highlight=False, soft_wrap=True)
         for one in self.left_out:
             console.print(f"{one['why'].capitalize()}: {one['reason']}", highlight=False, soft_wrap=True)
@@ -128,7 +139,7 @@ class Ranking:
             f"```sh\n{command}\n```",
             "\n".join(f"- {name}: {value}" for name, value in self.protocol.items()),
             _markdown(heads, body),
-            "\n".join(f"- {line}" for line in self.told),
+            "\n".join(f"- {line}" for line in [*self.told, *self.columns]),
         ]
         if self.left_out:
             lines = [[o["method"], o["why"], o["reason"].removeprefix(f"{o['method']}: ")] for o in self.left_out]
@@ -177,6 +188,10 @@ class _Judge:
         if self.near is not None:
             told["agreement_near"] = _mean([float(s[self.near].mean()) for s in same])
         return told
+
+
+def _spread(seeds: int) -> str:
+    return "one seed, and so no interval" if seeds == 1 else f"{seeds} seeds, ± 95 % t-interval"
 
 
 def _place(task: Task, row: Mapping[str, Any]) -> float:
@@ -231,12 +246,12 @@ def _columns(metric: str) -> tuple[list[Column], list[Column]]:
     ]
     right = [
         Column("method", "method"),
-        Column("agreement", "agrees\nwith it", "{:.3f}"),
-        Column("agreement_near", "near its\nboundary", "{:.3f}"),
+        Column("agreement", "as the\nteacher", "{:.3f}"),
+        Column("agreement_near", "near the\nboundary", "{:.3f}"),
         Column("step_ms", "ms\na step", "{:.1f}"),
         Column("step_ratio", "times\nalone", "{:.2f}"),
         Column("memory_mb", "MB\na step", "{:.1f}"),
-        Column("beats_teacher", "above\nit"),
+        Column("beats_teacher", "above the\nteacher"),
     ]
     return left, right
 

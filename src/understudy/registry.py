@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from understudy import losses, methods, progress, projectors, zoo
+from understudy import compress, losses, methods, progress, projectors, zoo
 from understudy.data import sets
 from understudy.errors import InputError, UnderstudyError, choices
 from understudy.optimize import Optim, optimizers
@@ -28,15 +28,19 @@ from understudy.teachers import Onnx, SavedModel, keras, named
 
 __all__ = ["KINDS", "Entry", "Option", "entries", "entry", "load_plugin", "options_of", "register"]
 
-KINDS = ("data", "model", "teacher", "method", "loss", "projector", "curve", "optimizer")
-"""Of entries. A plugin may add to all but the last."""
+KINDS = ("data", "model", "teacher", "method", "loss", "projector", "curve", "compression", "optimizer")
+"""Of entries. A plugin may add to all but the last two."""
 
 FROM_DATA = ("inputs", "classes")
 """Arguments of models that are filled in from the data where a recipe leaves them out."""
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 
-_HIDDEN = {"method": ("student", "teacher", "task", "label", "example"), "optimizer": ("params", "name")}
+_HIDDEN = {
+    "method": ("student", "teacher", "task", "label", "example"),
+    "compression": ("model", "example"),
+    "optimizer": ("params", "name"),
+}
 """Arguments that are given by whoever builds the entry."""
 
 
@@ -105,7 +109,7 @@ class Entry:
 
     @property
     def family(self) -> str:
-        """What kind of method it is, by the docstring's ``Family:``; empty where it does not say."""
+        """What kind of method or loss it is, by the docstring's ``Family:``; empty where it does not say."""
         found = re.search(r"^Family: (.+)\.$", self.docstring, re.MULTILINE)
         return found[1] if found else ""
 
@@ -178,7 +182,14 @@ def entry(kind: str, name: str) -> Entry:
 
 @functools.cache
 def _own(kind: str) -> Mapping[str, Entry]:
-    rooms: dict[str, Any] = {"data": sets, "model": zoo, "method": methods, "loss": losses, "projector": projectors}
+    rooms: dict[str, Any] = {
+        "data": sets,
+        "model": zoo,
+        "method": methods,
+        "loss": losses,
+        "projector": projectors,
+        "compression": compress,
+    }
     if kind in rooms:
         found = {name: getattr(rooms[kind], name) for name in rooms[kind].__all__ if name != "Projector"}  # their root
     elif kind == "curve":
@@ -224,8 +235,8 @@ def register(kind: str, name: str | None = None) -> Callable[[Made], Made]:
 
     Raises: InputError for another kind, or for a name that is taken.
     """
-    if kind not in KINDS[:-1]:
-        raise InputError(f"register: there is no kind {kind!r}. {choices(kind, KINDS[:-1])}")
+    if kind not in KINDS[:-2]:
+        raise InputError(f"register: there is no kind {kind!r}. {choices(kind, KINDS[:-2])}")
 
     def mark(made: Made) -> Made:
         key = (kind, name or made.__name__)

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from understudy.address import Address
 from understudy.answers import Answers
 from understudy.batch import Batch
 from understudy.callbacks import Callback
@@ -36,6 +37,7 @@ __all__ = ["Clock", "Cost", "Model", "Rehearsal", "TermSeen", "memory_of_step", 
 
 CALLS = 9  # of a model, to see how long one takes
 STEPS = 6  # of each stage, to see how long one takes; the first is slower
+DROWNED = 0.05  # of the gradient: who has less than that hardly says where the student goes
 PAGE_BYTES = 2_000_000  # of page.json, report.html and results.json together, about
 
 
@@ -96,6 +98,34 @@ class Rehearsal:
     models: list[Model]
     terms: list[TermSeen]
     cost: Cost
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the run likely to end badly, though nothing is wrong with it."""
+        return _drowned(self.terms)
+
+
+def _drowned(terms: Sequence[TermSeen]) -> list[str]:
+    """A warning, if what says which answer is right has next to no part in the student's gradient.
+
+    That is what is at the student's own output, whether a label or the teacher's answer is there too.
+    """
+    read = [(term, term.share) for term in terms if term.share is not None]
+    answers = [(term, share) for term, share in read if any(_is_output(address) for address in term.shapes)]
+    theirs = sum(share for _, share in answers)
+    if not answers or len(answers) == len(read) or theirs >= DROWNED:
+        return []
+    most = max(read, key=lambda one: one[1])[0]
+    return [
+        f"{' and '.join(term.name for term, _ in answers)}: {theirs:.1%} of the gradient, so that the student hardly learns which "
+        f"answer is right, and may end near chance. Give {most.name} less weight; `understudy compare --tune` finds one."
+    ]
+
+
+def _is_output(address: str) -> bool:
+    parsed = Address.parse(address)
+    whole = parsed.tap is None and parsed.parameter is None and parsed.keys in ((), ("logits",), (0,))
+    return parsed.model == "student" and whole
 
 
 def rehearse(material: Material) -> Rehearsal:
@@ -194,10 +224,10 @@ class Clock(Callback):
 def _cost(material: Material) -> Cost:
     seconds: dict[str, float] = {}
     memory: list[float] = []
-    disk = PAGE_BYTES
+    disk, answers = PAGE_BYTES, _answers(material)
     for name, stage in material.stages.items():
         with tempfile.TemporaryDirectory() as folder:
-            method = _method_of(material, name)
+            method = _method_of(material, name, answers)
             memory.append(memory_of_step(material, method))
             pace = _pace(material, method, stage, Path(folder))
             validations = stage.steps / (material.settings(stage, 0).validate_every or stage.steps) + 1
@@ -207,7 +237,6 @@ def _cost(material: Material) -> Cost:
     few = material.data["train"].few(material.batch_size)
     outputs(material.teacher, few, give=material.plan.call, who="teacher")
     labelling = (perf_counter() - began) * material.data["train"].samples / few.samples
-    answers = _answers(material)
     if answers is not None:
         seconds["soft labels"] = labelling * answers.draws
         disk += answers.bytes()
@@ -218,13 +247,13 @@ def _cost(material: Material) -> Cost:
     return Cost(seconds, (max(memory) + held) / 1e6, disk / 1e6)
 
 
-def _method_of(material: Material, stage: str) -> Method:
+def _method_of(material: Material, stage: str, answers: Answers | None) -> Method:
     """What trains in a stage, on models that are thrown away."""
     if stage == "teacher":
         return material.alone(copy.deepcopy(material.teacher))
     if stage != "distilled":
         return material.alone(material.student())
-    method, answers = material.method(material.student(), material.teacher), _answers(material)
+    method = material.method(material.student(), material.teacher)
     if answers is not None and isinstance(method, Distillation):  # no teacher runs in a step, but a table is looked up
         one = answers.ask(torch.tensor([0]), 0)
         rows = answers.draws * material.data["train"].samples

@@ -17,11 +17,13 @@ from understudy.errors import InputError
 from understudy.method import Method
 from understudy.optimize import Player
 from understudy.settings import Settings
+from understudy.shards import Spread
 from understudy.writing import bytes_of
 
 __all__ = [
     "check_arguments",
     "compare",
+    "dealt",
     "digest",
     "identity",
     "level",
@@ -52,14 +54,19 @@ def whole(module: Any) -> dict[str, Tensor]:
     return {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in state.items()}
 
 
+def dealt(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A module's saved state, with this rank's part of each tensor where the module is sharded."""
+    mine = module.state_dict()
+    return {k: _like(v, mine.get(k)) for k, v in state.items()}
+
+
 def load_module(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Load a state into a module, dealt out to ranks where the module is sharded.
 
     Raises: InputError if names or shapes differ.
     """
-    mine = module.state_dict()
     try:
-        module.load_state_dict({k: _like(v, mine.get(k)) for k, v in state.items()})
+        module.load_state_dict(dealt(module, state))
     except RuntimeError as error:
         raise InputError(f"checkpoint: is not of this {type(module).__name__}: {error}") from error
 
@@ -70,8 +77,7 @@ def load_player(player: Player, state: Mapping[str, Any]) -> None:
     members = [p for group in player.optimizer.param_groups for p in group["params"]]
     optimizer["state"] = {
         i: {
-            k: _like(v, members[i]) if isinstance(v, Tensor) and v.shape == members[i].shape else v
-            for k, v in entry.items()
+            k: _like(v, members[i] if getattr(v, "shape", None) == members[i].shape else None) for k, v in entry.items()
         }
         for i, entry in optimizer["state"].items()
     }
@@ -79,6 +85,8 @@ def load_player(player: Player, state: Mapping[str, Any]) -> None:
 
 
 def _like(value: Any, mine: Any) -> Any:
+    if isinstance(value, Spread):
+        return value.like(mine)
     if isinstance(mine, DTensor) and isinstance(value, Tensor) and not isinstance(value, DTensor):
         return distribute_tensor(value.to(mine.device), mine.device_mesh, mine.placements)
     return value

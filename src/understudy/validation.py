@@ -15,7 +15,7 @@ from understudy.data.order import seed_all
 from understudy.errors import InputError, choices
 from understudy.modes import evaluating
 from understudy.settings import Settings
-from understudy.state import snapshot
+from understudy.state import dealt, snapshot
 
 __all__ = ["Validate", "Validation"]
 
@@ -82,7 +82,8 @@ class Validation:
         """All that a resumed run needs."""
         return {"history": self.history, "best": self.best, "weights": self.weights, "stale": self.stale}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state`."""
+    def load(self, state: Mapping[str, Any], model: nn.Module) -> None:
+        """Go on from :meth:`state`, with the weights spread over ranks as this model's are."""
         self.history, self.best = state["history"], state["best"]
-        self.weights, self.stale = state["weights"], state["stale"]
+        self.weights = None if state["weights"] is None else dealt(model, state["weights"])
+        self.stale = state["stale"]

@@ -52,6 +52,18 @@ def test_json_is_one_line_with_the_same_things() -> None:
     assert answer["cost"]["seconds"].keys() == {"teacher", "alone", "distilled", "fine-tuned", "soft labels"}
 
 
+DROWNED = ("--set", "method={name: attention_transfer, weight: 1e6}")
+
+
+def test_labels_that_are_drowned_are_warned_of() -> None:
+    told = call("check", "digits", *DROWNED)
+    assert told.code == 0
+    assert told.out.startswith("digits: sound, with 1 warning. The task is classification.\nWarning: cross_entropy(")
+    answer = json.loads(call("check", "digits", *DROWNED, "--json").out)
+    assert (answer["sound"], len(answer["warnings"])) == (True, 1)
+    assert json.loads(call("check", "digits", "--json").out)["warnings"] == []
+
+
 def test_json_of_a_bad_recipe_lists_its_problems() -> None:
     Path("my.yaml").write_text("task: nonsense\ndata: digits\nstudent: {name: CNN}\nteacher: {model: CNN}\n")
     told = call("check", "my.yaml", "--json")

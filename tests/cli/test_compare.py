@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from understudy import compare as compare_module
+from understudy import trained
 from understudy.errors import Interrupted
 
 from .calls import call, too_wide
@@ -61,7 +62,7 @@ def test_a_stopped_comparison_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch)
         def stop(*args: Any, **more: Any) -> Any:
             raise Interrupted("stopped.")
 
-        patch.setattr(compare_module, "train_stage", stop)
+        patch.setattr(trained, "train_stage", stop)
         told = call("compare", "digits", *SMALL, "--methods", "kd,dkd", "--tune")
     assert told.code == 5
     words = "understudy compare runs/digits-methods --methods kd,dkd --tune --resume"

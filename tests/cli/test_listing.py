@@ -84,9 +84,28 @@ def test_the_table_of_methods_fits_the_screen(width: int, monkeypatch: pytest.Mo
 
 def test_one_method_and_one_loss_tell_theirs_too() -> None:
     assert "\nself; Yun et al. 2020 (CS-KD), arXiv:2003.13964\n" in call("list", "methods", "cs_kd").out
-    assert "\nZhao et al. 2022, arXiv:2203.08679\n" in call("list", "losses", "dkd").out
+    assert "\nresponse; Zhao et al. 2022, arXiv:2203.08679\n" in call("list", "losses", "dkd").out
     told = listed("methods", "cs_kd")
     assert (told["family"], told["paper"]) == ("self", "Yun et al. 2020 (CS-KD), arXiv:2003.13964")
+
+
+@pytest.mark.parametrize("what", ["methods", "losses"])
+def test_a_list_can_be_of_one_family(what: str) -> None:
+    every = listed(what)
+    some = json.loads(call("list", what, "--family", "relation", "--json").out)
+    assert some == [row for row in every if row["family"] == "relation"]
+    assert 0 < len(some) < len(every)
+    assert {row["family"] for row in every} <= FAMILIES
+    wrong = call("list", what, "--family", "relations")
+    assert wrong.code == 2
+    assert "Did you mean 'relation'?" in wrong.err
+
+
+@pytest.mark.parametrize("words", [("models",), ("methods", "kd"), ("recipes",)])
+def test_a_family_is_of_methods_and_losses_only(words: tuple[str, ...]) -> None:
+    told = call("list", *words, "--family", "relation")
+    assert told.code == 2
+    assert "--family" in told.err
 
 
 @pytest.mark.parametrize("what", HOMES)

@@ -17,6 +17,7 @@ from understudy import errors
 from understudy.cli import EXIT_CODES, main, program
 from understudy.cli.given import resumable
 from understudy.cli.reference import with_parts
+from understudy.cli.run import NOT_ACCEPTED
 from understudy.errors import Interrupted
 
 from .calls import Answer, call, environment, process, too_wide
@@ -29,15 +30,26 @@ FLAGS = {
     "init": {"TASK"},
     "check": {"RECIPE", *LAID_OVER, "--json"},
     "compare": {"RECIPE", *LAID_OVER, "--methods", "--tune", "--seeds", "--epochs", "--out", "--resume", "--json"},
-    "run": {"RECIPE", *LAID_OVER, "--seed", "--out", "--resume", "--json"},
+    "run": {"RECIPE", *LAID_OVER, "--seed", "--out", "--resume", "--require", "--json"},
     "eval": {"RUN", "--on", "--file", *LAID_OVER, "--json"},
     "export": {"RUN", "--to", *LAID_OVER, "--json"},
+    "bench": {
+        "RUN|FILE...",
+        "--batch",
+        "--threads",
+        "--runs",
+        "--deadline",
+        "--budget",
+        "--shape",
+        "--plugin",
+        "--json",
+    },
     "report": {"RUN", "--out"},
     "store": set(),
     "store build": {"RECIPE", "FOLDER", "--encoding", *LAID_OVER, "--json"},
     "store verify": {"FOLDER", "--recipe", "--rows", *LAID_OVER, "--json"},
     "store info": {"FOLDER", "--json"},
-    "list": {"WHAT", "[NAME]", *LAID_OVER, "--json"},
+    "list": {"WHAT", "--family", "[NAME]", *LAID_OVER, "--json"},
     "data": {"NAME", "FOLDER"},
     "schema": {"--plugin"},
     "completion": {"SHELL"},
@@ -208,7 +220,7 @@ def test_an_error_is_a_line_and_its_exit_code_and_a_traceback_only_with_debug(
 
 
 def test_every_exit_code_of_an_error_has_its_words() -> None:
-    assert EXIT_CODES.keys() == {0} | {kind.exit_code for kind in KINDS}
+    assert EXIT_CODES.keys() == {0, NOT_ACCEPTED} | {kind.exit_code for kind in KINDS}
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import html
 import json
 import os
 import re
@@ -44,7 +45,7 @@ def test_the_screen_fits_eighty_columns(small: tuple[Path, Answer]) -> None:
         "student alone (1/1)",
         "distil (1/1)",
         "fine-tune (1/1)",
-        "On test; 1 seed",
+        "On test; one seed, and so no interval",
     ):
         assert words in told
 
@@ -330,3 +331,59 @@ def test_main_without_arguments_takes_those_of_the_process(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "argv", ["understudy", "--version"])
     assert main() == 0
     assert capsys.readouterr().out.startswith("understudy ")
+
+
+# -- what a run answers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wanted", "code"), [(">= 0", 0), (">= 1.1", 6)])
+def test_a_run_of_which_something_is_required_answers_whether_it_is_met(
+    wanted: str, code: int, run: Path, tmp_path: Path
+) -> None:
+    accept = ("--set", f"accept={{accuracy: '{wanted}'}}")
+    told = call("run", "digits", *BARE, *accept, "--require", "--out", tmp_path / "out", "--json")
+    assert told.code == code, told.err
+    assert json.loads(told.out)["accepted"] is (code == 0)
+    # The control: without the option a run that is done is done.
+    assert call("run", tmp_path / "out", *BARE, *accept, "--resume", "--json").code == 0
+
+
+def test_to_require_what_no_recipe_says_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    told = call("run", "digits", "--set", "accept=null", "--require", "--out", tmp_path / "out")
+    assert told.code == 2
+    assert "--require: digits says nothing of what to accept" in told.err
+    assert not (tmp_path / "out").exists()
+
+
+# -- what it has chosen ------------------------------------------------------------------------------------------------
+
+
+def test_what_was_chosen_is_on_the_page_and_in_the_results(run: Path) -> None:
+    choices = json.loads((run / "choices.json").read_text())
+    assert choices.keys() == {"precision", "teacher", "soft labels"}
+    assert json.loads((run / "results.json").read_text())["choices"] == choices
+    page = (run / "report.html").read_text()
+    assert '<section id="choices"' in page
+    for made in choices.values():
+        assert html.escape(made["told"]) in page
+
+
+def test_a_run_says_whether_it_asked_the_teacher_or_read_a_store(run: Path, tmp_path: Path) -> None:
+    taught = ("--set", "teacher.epochs=0", "--set", f"teacher.weights={run / 'teacher.safetensors'}")
+    said = ("--set", f"teacher.store={tmp_path / 'said'}")
+    lines = []
+    for name in ("first", "second"):
+        told = call("run", "digits", *BARE, *taught, *said, "--out", tmp_path / name)
+        lines += [line for line in told.out.splitlines() if line.startswith("soft labels: ")]
+    asked = "soft labels: the teacher was asked about 1,000 samples, once for all seeds; kept in "
+    assert lines == [
+        f"{asked}{tmp_path / 'said'}",
+        f"soft labels: 1,000 samples, read from {tmp_path / 'said'}, which was filled before",
+    ]
+    choices = json.loads((tmp_path / "second/choices.json").read_text())
+    assert choices["teacher"] == {"way": "fp32", "told": "as when its store was filled"}
+    assert (choices["soft labels"]["way"], choices["soft labels"]["asked"]) == ("stored", 0)
+    # A resume reads what the run itself has asked for, and leaves the note of it.
+    first = (tmp_path / "first/choices.json").read_text()
+    assert call("run", tmp_path / "first", "--resume").code == 0
+    assert (tmp_path / "first/choices.json").read_text() == first

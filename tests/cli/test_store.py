@@ -18,7 +18,7 @@ def said(tmp_path_factory: pytest.TempPathFactory, weights: tuple[str, ...]) -> 
     folder = tmp_path_factory.mktemp("store") / "said"
     told = call("store", "build", "digits", folder, *weights)
     assert told.code == 0, told.err
-    assert "1,000 samples, 1 draw(s), complete" in told.out
+    assert "1,000 samples, 1 draw, 1 shard, complete" in told.out
     return folder
 
 
@@ -36,7 +36,7 @@ def test_a_store_tells_what_it_is_of(said: Path) -> None:
 def test_what_is_whole_is_so_said_and_what_is_not_is_found(said: Path, weights: tuple[str, ...]) -> None:
     told = call("store", "verify", said, "--recipe", "digits", *weights, "--rows", 32)
     assert told.code == 0, told.err
-    assert "32 samples asked anew: off by 0.00%" in told.out
+    assert "32 rows asked anew: off by 0.00% of" in told.out
     file = next(said.glob("shards/*.safetensors"))
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

@@ -210,7 +210,7 @@ def test_student_comes_first_and_nothing_is_reduced_or_weighed(name):
 @every_loss
 def test_docstring_has_its_sections_and_an_example_with_a_number(name):
     text = getattr(losses, name).__doc__
-    for section in (".. math::", "Args:", "Returns:", "Scale:", "Source:", "Differs:", "See also:", ">>> "):
+    for section in (".. math::", "Args:", "Returns:", "Scale:", "Family:", "Source:", "Differs:", "See also:", ">>> "):
         assert section in text, f"{name} has no {section!r}"
     shown = "".join(example.want for example in doctest.DocTestParser().get_examples(text))
     assert any(c.isdigit() for c in shown), f"{name}'s example shows no number"

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from understudy.errors import CorruptError, InputError, MachineError, MissingExtra
-from understudy.export import check_onnx, graph, model, run_onnx, session, to_onnx
+from understudy.export import check_onnx, comparing, graph, model, run_onnx, session, to_onnx
 from understudy.export import onnx as onnx_module
 from understudy.export.model import OneOutput, outputs
 
@@ -86,7 +86,7 @@ def test_the_file_tells_nothing_of_this_machine_and_is_the_same_each_time(
 
 
 def test_control_what_the_exporter_writes_tells_the_place_of_the_source(images: Tensor, tmp_path: Path) -> None:
-    with graph._quiet():
+    with graph.quiet():
         torch.onnx.export(digits_model().eval(), (images[:2],), tmp_path / "raw.onnx", dynamo=True, external_data=False)
     assert b"stack_trace" in (tmp_path / "raw.onnx").read_bytes()
     assert b"zoo/cnn.py" in (tmp_path / "raw.onnx").read_bytes()
@@ -300,7 +300,7 @@ def test_an_export_says_nothing(
 def test_control_the_exporter_by_itself_is_not_silent(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "_quiet", contextlib.nullcontext)
+    monkeypatch.setattr(graph, "quiet", contextlib.nullcontext)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         to_onnx(nn.Linear(4, 3), LINEAR, tmp_path / "m.onnx")
@@ -359,19 +359,19 @@ def test_a_file_of_another_shape_or_a_torn_or_missing_one_is_found(file: Path, i
 
 def test_a_nan_never_passes_and_a_masked_class_does() -> None:
     expected = torch.tensor([[1.0, -torch.inf], [2.0, 3.0]])
-    assert onnx_module._difference(expected.clone(), expected, 1e-4) == ""
+    assert comparing.difference(expected.clone(), expected, 1e-4) == ""
     for wrong in (torch.nan, torch.inf, 0.0):
         found = expected.clone()
         found[0, 1] = wrong
-        assert "outputs differ" in onnx_module._difference(found, expected, 1e-4)
+        assert "outputs differ" in comparing.difference(found, expected, 1e-4)
     with_nan = torch.tensor([[torch.nan, 1.0]])
-    assert "outputs differ" in onnx_module._difference(with_nan.clone(), with_nan, 1e-4)
+    assert "outputs differ" in comparing.difference(with_nan.clone(), with_nan, 1e-4)
 
 
 def test_the_error_is_relative_to_the_samples_own_largest_output_above_one() -> None:
     expected = torch.tensor([[100.0, 1.0], [0.5, 0.1]])
     found = torch.tensor([[100.0, 2.0], [0.5, 0.3]])
-    figures = onnx_module._figures(found, expected, 1e-4)
+    figures = comparing.figures(found, expected, 1e-4)
     assert figures["max_error"] == pytest.approx(max(1 / 100, 0.2 / 1))
 
 
@@ -379,10 +379,10 @@ def test_the_agreement_is_counted_by_sample() -> None:
     expected = torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     found = expected.clone()
     found[1] = torch.tensor([1.0, 2.0])
-    assert onnx_module._figures(found, expected, 1.0)["agreement"] == 3 / 4
+    assert comparing.figures(found, expected, 1.0)["agreement"] == 3 / 4
     single = torch.tensor([[1.0], [2.0], [3.0]])
-    assert onnx_module._figures(single + torch.tensor([[0.0], [0.01], [0.0]]), single, 1e-3)["agreement"] == 2 / 3
-    assert onnx_module._figures(single[:, 0], single[:, 0], 1e-3) == {"samples": 3, "max_error": 0.0, "agreement": 1.0}
+    assert comparing.figures(single + torch.tensor([[0.0], [0.01], [0.0]]), single, 1e-3)["agreement"] == 2 / 3
+    assert comparing.figures(single[:, 0], single[:, 0], 1e-3) == {"samples": 3, "max_error": 0.0, "agreement": 1.0}
 
 
 # -- other people's models ---------------------------------------------------------------------------------------------

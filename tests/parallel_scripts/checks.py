@@ -195,7 +195,7 @@ def a_checkpoint_that_one_rank_does_not_see_is_refused() -> None:
     r, folder = parallel.rank(), FOLDER / "shared"
     train(simple(), sequences(), settings(2), folder=folder)
     said = refusal(simple(), sequences(), settings(2), folder=FOLDER / "local" if r else folder, resume=True)
-    assert "ranks differ in checkpoint at step: rank 0 has '2', rank 1 has 'None'" in said
+    assert "ranks differ in checkpoints: rank 0 has 'step-00000002', rank 1 has ''" in said
 
 
 def data_that_cannot_be_dealt_out_is_refused() -> None:

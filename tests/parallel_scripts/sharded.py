@@ -1,9 +1,11 @@
-"""``sharded.py FOLDER KIND``: a student spread over the ranks by ``fully_shard`` (sharded, hybrid), or not (whole)."""
+"""``sharded.py FOLDER KIND``: a student spread over the ranks by ``fully_shard`` (sharded, hybrid), or not (whole);
+or a run of "sharded" resumed on other ranks (other)."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from functools import partial
@@ -36,11 +38,10 @@ def build() -> Distillation:
     """Clipped; a tap on an inner layer; a parameter that is read; a projector that is not sharded."""
     student = Network(8, seed=1)
     if kind != "whole":
-        hybrid = (
-            {"mesh": init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "parts"))} if kind == "hybrid" else {}
-        )
+        sizes = {"hybrid": (2, 2), "copies": (2, 1)}.get(kind)
+        mesh = sizes and init_device_mesh("cpu", sizes, mesh_dim_names=("copies", "parts"))
         for block in (student.body, student):
-            fully_shard(block, **hybrid)
+            fully_shard(block, mesh=mesh)
     torch.manual_seed(4)
     return Distillation(
         Term(partial(kl, temperature=2), "student", "teacher", mask="batch.mask"),
@@ -70,6 +71,7 @@ def run(name: str, steps: int, run_folder: str | None = None, **options: object)
     given = settings(
         steps,
         batch_size=5,
+        accumulate=2 if kind == "copies" else 1,
         drop_last=True,
         optimizer=Optim("AdamW", lr=1e-2, clip=0.05, foreach=True),
         validate_every=20,
@@ -88,6 +90,9 @@ def counts(rank: int, ranks: int) -> list[int]:
     return [int(mask[[sample for _, sample in feed.keys(step)[0]]].sum()) for step in range(50)]
 
 
+if kind == "other":
+    run("other", 50, "other", resume=True)
+    sys.exit()
 run(kind, 50, kind)
 if kind != "whole":
     ranks = parallel.ranks()
@@ -96,7 +101,12 @@ if kind != "whole":
 if kind == "sharded":
     with contextlib.suppress(Interrupted):
         run("interrupted", 50, "broken", callbacks=[Stop()])
+    if parallel.rank() == 0:
+        shutil.copytree(folder / "broken", folder / "other")
     run("resumed", 50, "broken", resume=True)
+    kind = "copies"  # nothing is sharded, and torch takes the mean while each micro-batch's backward runs
+    run("copies", 50, "copies")
+    kind = "sharded"
     # Two controls. A plain full_tensor() hands each rank its own samples' gradient as if it were everybody's:
     reading.Partial = lambda how: Partial("sum")
     run("gradient", 10)

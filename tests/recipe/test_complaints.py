@@ -40,7 +40,7 @@ SENTENCES = {
     "teacher: {model: CNN}": "teacher.model: CNN needs channels: write {name: CNN, channels: ...}.",
     # keys that are not there
     "epoch: 3": "a recipe has no key 'epoch'. Did you mean 'epochs'?",
-    "nonsense: 1": "a recipe has no key 'nonsense'. Allowed: task, data, student, teacher, method, terms, epochs, seeds, seed, batch_size, optimizer, fine_tune, ... (20 in all).",
+    "nonsense: 1": "a recipe has no key 'nonsense'. Allowed: task, data, student, teacher, method, terms, epochs, seeds, seed, batch_size, optimizer, fine_tune, ... (21 in all).",
     "temperature: 3": "a recipe has no key 'temperature'. It is an option of the method: write it there.",
     "lr: 3": "a recipe has no key 'lr'. It is an option of the optimizer: write it there.",
     "weights: x": "a recipe has no key 'weights'. It is an option of the teacher: write it there.",
@@ -78,7 +78,7 @@ SENTENCES = {
     "terms: [{loss: kl, at: student}]": "terms[0].at: must be a list of which each is a text; you wrote 'student'.",
     "terms: [{loss: kl, at: [student, 3]}]": "terms[0].at[1]: must be a text; you wrote 3.",
     "method: 3": "method: must be the name of a method, or a mapping of its name and its options; you wrote 3.",
-    "student: [a]": "student: must be the name of a model, or a mapping of its name and its options; you wrote a list of 1.",
+    "student: [a]": "student: must be 'teacher' or a model; you wrote a list of 1.",
     "data: 3": "data: must be the name of a data set, or a mapping of its name and its options; you wrote 3.",
     "optimizer: 3": "optimizer: must be the name of an optimizer, or a mapping of its name and its options; you wrote 3.",
     "method: {name: kd, temperature: hot}": "method.temperature: must be a number; you wrote 'hot'.",
@@ -149,7 +149,7 @@ def test_method_and_terms_exclude_each_other(tmp_path: Path) -> None:
 
 def test_what_is_lacking_is_told_at_what_lacks_it(tmp_path: Path) -> None:
     found = problems(tmp_path, "task: classification\nteacher:\n  epochs: 3\ndata: digits\n")
-    assert found[0].startswith("r.yaml:1: a recipe needs 'student', which is not given: the small model.")
+    assert found[0].startswith("r.yaml:1: a recipe needs 'student', which is not given: the small model")
     assert found[1].startswith("r.yaml:2: teacher: needs 'model', which is not given")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,18 @@ def test_a_path_is_relative_to_the_file_that_it_stands_in(tmp_path: Path) -> Non
     assert made.value["data"]["valid"] == "here.csv"  # of the command line: relative to where it is given
     assert made.value["data"]["test"] == 0.2
     assert made.paths == {("data", "train"), ("data", "valid"), ("teacher", "weights")}
+
+
+def test_a_store_is_a_path_like_any_other_and_auto_is_none(tmp_path: Path) -> None:
+    text = DOTS.replace("teacher:\n", "teacher:\n  store: said/it\n")
+    made = resolve(document(tmp_path, text, name="sub/r.yaml"))
+    assert made.value["teacher"]["store"] == str(tmp_path / "sub" / "said/it")
+    assert ("teacher", "store") in made.paths
+    assert f"store: {json.dumps(str(tmp_path / 'sub' / 'said/it'))}" in made.text()
+    for typed, value in (("auto", "auto"), ("null", None)):
+        made = resolve(document(tmp_path, text.replace("said/it", typed), name="sub/r.yaml"))
+        assert made.value["teacher"]["store"] == value
+        assert ("teacher", "store") not in made.paths
 
 
 def test_no_variable_of_the_environment_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

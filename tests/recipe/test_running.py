@@ -231,3 +231,12 @@ def test_page_and_deployed_folder_are_made_and_told(tmp_path: Path) -> None:
     assert f"The page:  {made.page}" in told
     assert f"To deploy: {made.deployed}" in told
     assert f"accuracy of the file on test: {made.figures['accuracy']:.3f}" in told
+
+
+def test_under_torchrun_it_is_refused_before_the_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="understudy run: does everything in one process, and this is one of 2"):
+        ran(tmp_path, SMALL)
+    assert not (tmp_path / "out").exists()

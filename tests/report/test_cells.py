@@ -68,6 +68,15 @@ def test_the_best_is_the_greatest_or_the_least() -> None:
     assert best(["0.9 ± 0.1", 0.95, None, math.nan, math.inf], "max") == [0.95]
 
 
+def test_the_best_of_what_is_all_bad_does_not_stand_out() -> None:
+    rows = [{"v": value} for value in (-0.83, None, -1.2)]
+    column = {"key": "v", "title": "v", "form": "{:.0%}", "better": "max"}
+    for above, marked in ((0, False), (-1, True), (None, True)):
+        found = cells([{**column, "above": above}], rows)
+        assert found is not None
+        assert found["marked"] is marked
+
+
 def test_equals_are_best_together() -> None:
     assert best([2, 1, 2], "max") == [2, 2]
 

@@ -16,6 +16,7 @@ import click
 from click.shell_completion import shell_complete
 
 import understudy
+from understudy.cli.bench import bench
 from understudy.cli.check import check
 from understudy.cli.compare import compare
 from understudy.cli.completion import VARIABLE, completion
@@ -26,7 +27,7 @@ from understudy.cli.export import export
 from understudy.cli.init import init
 from understudy.cli.listing import listing
 from understudy.cli.report import report
-from understudy.cli.run import run
+from understudy.cli.run import NOT_ACCEPTED, run
 from understudy.cli.schema import schema
 from understudy.cli.store import store
 from understudy.errors import Interrupted, MachineError, UnderstudyError, choices
@@ -41,6 +42,7 @@ EXIT_CODES = {
     3: "a file is damaged, or is not what it claims to be",
     4: "the machine cannot do it: disk, memory, a package that is not installed",
     5: "stopped by Ctrl-C or SIGTERM; `--resume` goes on",
+    NOT_ACCEPTED: "done, but the student does not meet the recipe's `accept`; only with `run --require`",
 }
 
 
@@ -67,7 +69,7 @@ class Verbs(click.Group):
     epilog="\b\nStart here:\n  understudy demo\n  understudy init image-classification > my.yaml\n"
     "  understudy check my.yaml && understudy run my.yaml\n\n"
     "Exit codes: 0 done, 2 what was given cannot be used, 3 a damaged file, 4 the machine cannot do it, "
-    "5 stopped and resumable, 1 a bug of ours.",
+    "5 stopped and resumable, 6 not accepted (run --require), 1 a bug of ours.",
 )
 @click.version_option(understudy.__version__, message="understudy %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error; may stand anywhere.")
@@ -75,7 +77,22 @@ def program(debug: bool) -> None:
     """Knowledge distillation for PyTorch: a small model takes over from a big one."""
 
 
-for verb in (demo, init, check, run, compare, evaluate, export, report, store, listing, data, schema, completion):
+for verb in (
+    demo,
+    init,
+    check,
+    run,
+    compare,
+    evaluate,
+    export,
+    bench,
+    report,
+    store,
+    listing,
+    data,
+    schema,
+    completion,
+):
     program.add_command(verb)
 
 

@@ -52,7 +52,7 @@ def check(recipe: str, settings: Sequence[str], plugin: Sequence[str], json_: bo
     if json_:
         from understudy.writing import strict
 
-        told = {"sound": True, "problems": [], "missing": missing, "data": _counts(examined)}
+        told = {"sound": True, "problems": [], "warnings": seen.warnings, "missing": missing, "data": _counts(examined)}
         as_json(strict({**told, **dataclasses.asdict(seen)}))
     else:
         _show(recipe, examined, seen, missing)
@@ -72,8 +72,9 @@ def _show(recipe: str, examined: Examined, seen: Rehearsal, missing: Sequence[st
     from understudy.report import Column, render
 
     screen = console()
-    screen.print(f"{recipe}: sound. The task is {examined.material.task.name}.", soft_wrap=True)
-    for note in [*missing, *examined.notes]:
+    warned = f"sound, with {len(seen.warnings)} warning{'s' * (len(seen.warnings) > 1)}" if seen.warnings else "sound"
+    screen.print(f"{recipe}: {warned}. The task is {examined.material.task.name}.", soft_wrap=True)
+    for note in [*(f"Warning: {told}" for told in seen.warnings), *missing, *examined.notes]:
         screen.print(note, soft_wrap=True)
     data: list[dict[str, Any]] = [{"part": name, **counts} for name, counts in _counts(examined).items()]
     columns = [Column("part", "part"), Column("samples", "samples", "{:,}"), Column("labelled", "labelled", "{:,}")]

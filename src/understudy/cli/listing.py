@@ -33,17 +33,18 @@ __all__ = ["listing"]
 
 KINDS = {
     "methods": "method", "losses": "loss", "models": "model", "data": "data", "teachers": "teacher", "optimizers": "optimizer",
-    "projectors": "projector", "curves": "curve",
+    "projectors": "projector", "curves": "curve", "compressions": "compression",
 }  # fmt: skip
 
-ORIGIN = {"methods": ["family", "paper"], "losses": ["paper"]}
+ORIGIN = {"methods": ["family", "paper"], "losses": ["family", "paper"], "compressions": ["paper"]}
 """Columns of what comes from the literature, for which the screen has room where the options are."""
 
 WIDE = 110
-"""Columns from which on a screen has room for a method's summary beside its family and paper."""
+"""Columns from which on a screen has room for a summary beside family and paper."""
 
 HOMES = {
     "methods": "methods/__init__.py", "losses": "losses/__init__.py", "models": "zoo/__init__.py", "data": "data/sets/__init__.py",
+    "compressions": "compress/__init__.py",
 }  # fmt: skip
 """Where the names of the larger kinds stand, as ``__all__``."""
 
@@ -68,34 +69,42 @@ def _names(what: str) -> list[str]:
     "list",
     epilog=examples(
         "understudy list methods",
+        "understudy list losses --family relation",
         "understudy list models CNN             its options",
         "understudy list layers my.yaml         what addresses can name",
         "understudy list recipes digits         a ready recipe as it is written",
         "understudy list losses --json",
     ),
 )
-@click.argument("what", type=Name([*KINDS, "recipes", "layers"]), metavar="WHAT")
+@click.argument("what", type=Name([*KINDS, "targets", "recipes", "layers"]), metavar="WHAT")
 @click.argument("which", required=False, metavar="[NAME]", shell_complete=_which)
+@click.option("--family", metavar="NAME", help="Methods or losses of this family, such as response or feature.")
 @laid_over
 @json_option
-def listing(what: str, which: str | None, settings: Sequence[str], plugin: Sequence[str], json_: bool) -> None:
+def listing(
+    what: str, which: str | None, family: str | None, settings: Sequence[str], plugin: Sequence[str], json_: bool
+) -> None:
     """List what a recipe can name, or the layers of its models.
 
-    WHAT is methods, losses, models, data, teachers, optimizers, projectors, curves, recipes or layers. With a NAME: the
-    options of this one; of `recipes`, its text; of `layers`, the recipe whose models they are.
+    WHAT is methods, losses, models, data, teachers, optimizers, projectors, curves, compressions, targets (of an
+    export), recipes or layers. With a NAME: the options of this one; of `recipes`, its text; of `layers`, the recipe whose models they are.
     """
     if settings and what != "layers":
         raise InputError(f"list {what}: --set changes a recipe, and none is read here. Leave it out.")
+    if family is not None and ("family" not in ORIGIN.get(what, ()) or which is not None):
+        raise InputError(f"list {what}: --family is for lists of methods and losses. Leave it out.")
     if what == "layers":
         if which is None:
             raise InputError("list layers: of which recipe? Write: understudy list layers my.yaml")
         _layers(which, settings, plugin, json_)
     elif what == "recipes":
         _recipes(which, json_)
+    elif what == "targets":
+        _targets(which, json_)
     else:
         load_plugins(plugin)
         if which is None:
-            _entries(what, json_)
+            _entries(what, family, json_)
         else:
             _options(what, which, json_)
 
@@ -115,9 +124,32 @@ def _recipes(which: str | None, json_: bool) -> None:
             click.echo(text, nl=False)
 
 
-def _entries(what: str, json_: bool) -> None:
+def _targets(which: str | None, json_: bool) -> None:
+    from understudy.export import TARGETS, targets
+
+    if which is not None:
+        targets.target(which)
+    rows = [
+        {
+            "name": name,
+            "file": form.file,
+            "runtime": form.runtime,
+            "runs_here": form.load is not None,
+            "extra": form.extra,
+            "told": form.about,
+        }
+        for name, form in TARGETS.items()
+        if which in (None, name)
+    ]
+    _answer(rows, ["name", "file", "told"], "Targets: understudy export RUN --target NAME", json_)
+
+
+def _entries(what: str, family: str | None, json_: bool) -> None:
     from understudy.registry import entries
 
+    known = [e for e in entries(KINDS[what]).values() if e.kind == KINDS[what]]
+    if family is not None and family not in (families := sorted({e.family for e in known if e.family})):
+        raise InputError(f"list {what}: there is no family {family!r}. {choices(family, families)}")
     rows = [
         {
             "name": e.name,
@@ -126,12 +158,14 @@ def _entries(what: str, json_: bool) -> None:
             "told": e.summary,
             "source": e.source,
         }
-        for e in entries(KINDS[what]).values()
-        if e.kind == KINDS[what]
+        for e in known
+        if family in (None, e.family)
     ]
     title = f"{what.capitalize()}: understudy list {what} NAME tells more"
-    told = ["told"] if what != "methods" or console().width >= WIDE else []
-    _answer(rows, ["name", *ORIGIN.get(what, ["options"]), *told], title, json_)
+    shown = [*ORIGIN.get(what, ["options"]), "told"]
+    if what in ORIGIN and console().width < WIDE:  # whose a method is says more than a line on it; of a loss, less
+        shown.remove("told" if what == "methods" else "paper")
+    _answer(rows, ["name", *shown], title, json_)
 
 
 def _options(what: str, name: str, json_: bool) -> None:
@@ -160,7 +194,7 @@ def _options(what: str, name: str, json_: bool) -> None:
         return
     screen = console()
     screen.print(f"{name}: {chosen.summary}")
-    screen.print("; ".join(filter(None, origin.values())) + "\n")
+    screen.print("".join(f"{line}\n" for line in ["; ".join(filter(None, origin.values()))] if line))
     table = Table.grid(padding=(0, 2))
     for row in rows:
         table.add_row(f"  {row['option']}", _sentence(row, chosen.options[row["option"]]))

@@ -22,7 +22,10 @@ from understudy.cli.given import (
 )
 from understudy.errors import InputError
 
-__all__ = ["run"]
+__all__ = ["NOT_ACCEPTED", "run"]
+
+NOT_ACCEPTED = 6
+"""The exit code of a run that is done, of which more was required."""
 
 
 @click.command(
@@ -31,6 +34,7 @@ __all__ = ["run"]
         "understudy run my.yaml --set epochs=40 --out runs/longer",
         "understudy run my.yaml --resume                go on after a stop",
         "understudy run my.yaml --plugin my_models.py",
+        "understudy run my.yaml --require               for CI: 6 if not accepted",
     )
 )
 @recipe_argument
@@ -44,6 +48,9 @@ __all__ = ["run"]
     help="The run's folder; runs/ and the recipe's name by default.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder, to the same bits.")
+@click.option(
+    "--require", is_flag=True, help="Answer with exit code 6 if the student does not meet what the recipe accepts."
+)
 @json_option
 def run(
     recipe: str,
@@ -52,8 +59,9 @@ def run(
     seed: int | None,
     out: Path | None,
     resume: bool,
+    require: bool,
     json_: bool,
-) -> None:
+) -> int:
     """Do the whole job of a recipe.
 
     Teacher, soft labels, students, table, page, and a folder to deploy. RECIPE is a file, the name of a ready recipe, or
@@ -63,12 +71,15 @@ def run(
     if not folder.name:
         raise InputError(f"--out {folder}: is not the name of a folder of its own, such as runs/first.")
     given = document(recipe, settings, plugin, seed)
-    with resumable(folder, plugin):
+    if require and not given.value.get("accept"):
+        raise InputError(f"--require: {recipe} says nothing of what to accept, such as --set 'accept.accuracy=>= 0.9'.")
+    with resumable(folder, plugin, also=["--require"] if require else []):
         from understudy.recipe.running import run as run_recipe
 
         ran = run_recipe(given, folder, resume=resume, console=console(stderr=json_))
     if json_:
         as_json({"folder": str(folder), **ran.result.results()})
+    return NOT_ACCEPTED if require and not ran.result.accepted else 0
 
 
 def _folder(recipe: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +97,10 @@ def verify(
     if json_:
         as_json(told)
         return
-    click.echo(f"{folder}: whole, {told['shards']} shards.")
+    click.echo(f"{folder}: whole, {_counted(told['shards'], 'shard')}.")
     if asked is not None:
-        worst = ", ".join(f"{e:.2%} ({w})" for by in told["errors"].values() for w, e in by.items())
-        click.echo(f"{told['rows']} samples asked anew: off by {worst}.")
+        worst = "; ".join(_errors(by) for by in told["errors"].values())
+        click.echo(f"{_counted(told['rows'], 'row')} asked anew: off by {worst}.")
 
 
 @store.command(epilog=examples("understudy store info said", "understudy store info said --json"))
@@ -122,7 +122,7 @@ def _answers(recipe: str, folder: Path, settings: Sequence[str], plugin: Sequenc
     from understudy.answers import BATCH, Answers
     from understudy.choices import Choices
     from understudy.errors import InputError
-    from understudy.preflight import check_teacher
+    from understudy.preflight import check_store, check_teacher
     from understudy.recipe.examine import examine
 
     screen = console(stderr=json_)
@@ -134,6 +134,7 @@ def _answers(recipe: str, folder: Path, settings: Sequence[str], plugin: Sequenc
         )
     check_teacher(material)
     material.plan = dataclasses.replace(material.plan, store=folder)
+    check_store(material)
     method = material.method(material.student(), material.teacher)
     answers = Answers(material, material.teacher, method)
     if not answers.addresses:
@@ -152,16 +153,37 @@ def _tell(told: dict[str, Any], screen: Any, json_: bool) -> None:
         as_json(told)
         return
     missing = f"{told['rows_missing']:,} rows missing" if told["rows_missing"] else "complete"
-    screen.print(f"{told['folder']}: {told['samples']:,} samples, {told['draws']} draw(s), {missing}", soft_wrap=True)
+    sizes = (
+        f"{_counted(told['samples'], 'sample')}, {_counted(told['draws'], 'draw')}, {_counted(told['shards'], 'shard')}"
+    )
+    screen.print(f"{told['folder']}: {sizes}, {missing}", soft_wrap=True)
     screen.print(f"{told['sample_bytes']:,} bytes a sample, {told['disk_bytes']:,} bytes on the disk", soft_wrap=True)
     for name, field in told["fields"].items():
-        errors = ", ".join(f"{e:.2%} at {which}" for which, e in field["errors"].items()) or "none yet"
+        errors = _errors(field["errors"]) if field["errors"] else "not known yet"
         shape = "x".join(map(str, field["shape"]))
-        screen.print(
-            f"  {name or 'the output'}: {shape}, {field['encoding']}; error of the student's gradient: {errors}",
-            soft_wrap=True,
-        )
+        screen.print(f"  {name or 'the output'}: {shape}, {field['encoding']}; off by {errors}", soft_wrap=True)
     for name, fact in told["facts"].items():
         screen.print(f"  {name}: {fact}", soft_wrap=True)
     for line in told["damaged"]:
         screen.print(line, soft_wrap=True)
+
+
+def _counted(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> _counted(1, "shard"), _counted(2000, "row")
+    ('1 shard', '2,000 rows')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _errors(by: Mapping[str, float]) -> str:
+    """How far what is stored is off, of each measure that it is judged by.
+
+    >>> _errors({"relative": 0.0, "T=4": 0.0012})
+    '0.00% of the values, 0.12% of the gradient of the student at T=4'
+    """
+    return ", ".join(
+        f"{error:.2%} of {'the values' if which == 'relative' else f'the gradient of the student at {which}'}"
+        for which, error in by.items()
+    )

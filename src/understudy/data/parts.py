@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ class Parts:
         test: labelled, for the end; None where there is none.
         classes: a label's name; None where labels are values, or where their names are their numbers.
         unlabelled: more inputs without a label, to go beside ``train``: see :func:`understudy.pool.with_unlabelled`.
+        raw: how a file as it comes becomes an input, as plain data, for a student that is handed on; None where that is not
+            known.
         notes: what was filled in, left out or held out, and where.
     """
 
@@ -27,3 +30,4 @@ class Parts:
     classes: tuple[str, ...] | None = None
     unlabelled: Any = None
     notes: tuple[str, ...] = ()
+    raw: Mapping[str, Any] | None = None

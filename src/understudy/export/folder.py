@@ -1,4 +1,4 @@
-"""A model to hand over: a folder that runs wherever numpy and onnxruntime are."""
+"""A model to hand over: a folder that runs wherever numpy and a runtime are."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import nn
 
 from understudy.errors import InputError, choices, raise_all
 from understudy.export.model import Inputs, first, named, on_cpu, outputs
-from understudy.export.onnx import TOLERANCE, write_checked
 from understudy.export.preprocessing import describe
-from understudy.export.staging import publish_folder, staged
+from understudy.export.staging import files_in, publish_folder, staged
+from understudy.export.targets import FACTS, TARGETS, Target, write_checked
+from understudy.export.targets import target as target_of
 
 __all__ = ["write_folder"]
 
 TASKS = ("classification", "multi-label", "regression")
-FACTS, MODEL, SCRIPT = "preprocessing.json", "model.onnx", "predict.py"
-OURS = {FACTS, MODEL, f"{MODEL}.data", SCRIPT, "__pycache__"}
+SCRIPT, READER = "predict.py", "read_raw.py"
+OURS = {FACTS, SCRIPT, READER, "__pycache__", *(name for t in TARGETS.values() for name in (t.file, *t.beside))}
 MAKER = "understudy"
 
 
@@ -34,10 +35,13 @@ def write_folder(
     task_name: str,
     classes: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
-    tolerance: float = TOLERANCE,
+    raw: Mapping[str, Any] | None = None,
+    target: str = "onnx",
+    calibration: Inputs | None = None,
+    tolerance: float | None = None,
     force: bool = False,
 ) -> dict[str, float]:
-    """Write ``model.onnx``, ``preprocessing.json`` and ``predict.py``, which needs numpy and onnxruntime only.
+    """Write the model's file, ``preprocessing.json`` and ``predict.py``, which needs numpy and the file's runtime only.
 
     ::
 
@@ -58,45 +62,59 @@ def write_folder(
             ``layout``, "channels_last" if the file's arrays are ``[N, ..., C]`` and the model's ``[N, C, ...]``;
             ``scale``, a number; ``mean`` and ``std``, a number, or one for each channel or column. For a model of several
             inputs: such a mapping for each that needs one, by its name. Integers are taken as they are.
-        tolerance: as in :func:`~understudy.export.check_onnx`.
+        raw: how a file as it comes becomes what the model takes, as :attr:`understudy.data.Parts.raw` has it; ``read_raw.py``
+            is then written too, and ``predict.py`` takes CSV files or pictures beside arrays.
+        target: what to write: a name in :data:`~understudy.export.TARGETS`.
+        calibration: as in :func:`~understudy.export.to_file`; ``check_inputs`` if left out.
+        tolerance: as in :func:`~understudy.export.to_file`.
         force: replace the folder even if it holds other files. They are deleted.
 
-    Returns: what :func:`~understudy.export.check_onnx` says of ``check_inputs``, and ``size_mb``, the bytes of the model's
+    Returns: what :func:`~understudy.export.to_file` says of ``check_inputs``, and ``size_mb``, the bytes of the model's
         files over 10^6.
-    Raises: InputError that lists what is wrong with the arguments, or as in to_onnx; what was in the folder is intact.
+    Raises: InputError that lists what is wrong with the arguments, or as in to_file; what was in the folder is intact.
     """
-    target = Path(folder).absolute()
-    _check_target(target, force)
+    place, form = Path(folder).absolute(), target_of(target)
+    _check_place(place, force)
     model = on_cpu(model)
     facts = _facts(model, example_inputs, task_name, classes, preprocessing or {})
-    with staged(target) as new:
-        found = write_checked(model, example_inputs, new / MODEL, check_inputs, tolerance)
-        size = sum(file.stat().st_size for file in new.iterdir())
-        (new / FACTS).write_text(json.dumps({**facts, "checked": found}, indent=1, allow_nan=False), encoding="utf-8")
-        (new / SCRIPT).write_bytes(importlib.resources.files(__package__).joinpath("template", SCRIPT).read_bytes())
-        _check_target(target, force)  # again: writing took its time
-        publish_folder(new, target)
+    facts |= {} if raw is None else {"raw": dict(raw)}
+    with staged(place) as new:
+        found = write_checked(target, model, example_inputs, new / form.file, check_inputs, calibration, tolerance)
+        size = sum(file.stat().st_size for file in files_in(new))
+        told = {**facts, **_runs(target, form), "checked": found}
+        (new / FACTS).write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")
+        (new / SCRIPT).write_text(form.script.of(_template(SCRIPT), form.file), encoding="utf-8")
+        if raw is not None:
+            (new / READER).write_text(_template(READER), encoding="utf-8")
+        _check_place(place, force)  # again: writing took its time
+        publish_folder(new, place)
     return {**found, "size_mb": size / 1e6}
 
 
-def _check_target(target: Path, force: bool) -> None:
-    if not target.exists() and not target.is_symlink():
+def _template(name: str) -> str:
+    return importlib.resources.files(__package__).joinpath("template", name).read_text(encoding="utf-8")
+
+
+def _runs(name: str, form: Target) -> dict[str, Any]:
+    return {"target": name, "runtime": form.runtime, "file": form.file, "batch": form.batch}
+
+
+def _check_place(place: Path, force: bool) -> None:
+    if not place.exists() and not place.is_symlink():
         return
-    if target.is_symlink() or not target.is_dir():
-        raise InputError(f"{target}: is a file or a link, not a folder. Choose another name, or delete it.")
-    if any(
-        place.resolve().is_relative_to(target.resolve()) for place in (Path.cwd(), Path(os.environ.get("HOME", "/")))
-    ):
-        raise InputError(f"{target}: you are in it, and it would be replaced as a whole. Name a folder inside it.")
-    foreign = sorted({file.name for file in target.iterdir()} - OURS)
-    if not force and (foreign or not (_is_ours(target) or not any(target.iterdir()))):
+    if place.is_symlink() or not place.is_dir():
+        raise InputError(f"{place}: is a file or a link, not a folder. Choose another name, or delete it.")
+    if any(held.resolve().is_relative_to(place.resolve()) for held in (Path.cwd(), Path(os.environ.get("HOME", "/")))):
+        raise InputError(f"{place}: you are in it, and it would be replaced as a whole. Name a folder inside it.")
+    foreign = sorted({file.name for file in place.iterdir()} - OURS)
+    if not force and (foreign or not (_is_ours(place) or not any(place.iterdir()))):
         what = f"holds {', '.join(foreign[:5])}" if foreign else "was not written by an earlier export"
-        raise InputError(f"{target}: {what}. Choose another folder, or give force=True to delete what is in it.")
+        raise InputError(f"{place}: {what}. Choose another folder, or give force=True to delete what is in it.")
 
 
-def _is_ours(target: Path) -> bool:
+def _is_ours(place: Path) -> bool:
     try:
-        written = json.loads((target / FACTS).read_text(encoding="utf-8"))
+        written = json.loads((place / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(written, dict) and written.get("made_by") == MAKER

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from understudy.errors import InputError, ShapeError
+from understudy.inputs import Inputs
 from understudy.modes import evaluating
 
 __all__ = ["Inputs", "OneOutput", "first", "kind", "named", "on_cpu", "outputs", "samples", "shapes"]
-
-Inputs = Tensor | Mapping[str, Tensor]
-"""Samples as a model takes them, the batch's axis first: a tensor, or several by the names in the model's forward."""
 
 
 def named(inputs: Inputs) -> dict[str, Tensor]:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from understudy.errors import CorruptError, InputError, MissingExtra
 from understudy.export import graph
+from understudy.export.comparing import ROUNDED, difference, figures, passed
 from understudy.export.model import Inputs, first, kind, named, on_cpu, outputs, samples, shapes
 from understudy.export.staging import publish_files, staged
 
-__all__ = ["TOLERANCE", "check_onnx", "run_onnx", "session", "to_onnx", "write_checked"]
+__all__ = ["TOLERANCE", "check_onnx", "refuse_mixing", "rounds", "run_onnx", "session", "to_onnx", "write_checked"]
 
 TOLERANCE = 1e-4
 """What float32 arithmetic in another order explains; see :func:`check_onnx`."""
@@ -50,20 +51,36 @@ def write_checked(
 ) -> dict[str, float]:
     """Write the model and compare what was written; see :func:`to_onnx`."""
     model = on_cpu(model)
-    whole, alone = outputs(model, example_inputs), outputs(model, first(example_inputs))
-    if _difference(alone, whole[:1], tolerance):
+    refuse_mixing(model, example_inputs, tolerance)
+    graph.write(model, example_inputs, file)
+    found, alone = run_onnx(file, check_inputs), run_onnx(file, first(check_inputs))
+    return passed(kind(model), found, alone, outputs(model, check_inputs), None if rounds(file) else tolerance)
+
+
+def rounds(file: Path) -> bool:
+    """Whether a file rounds its activations to integers: of a quantized model, or quantized itself."""
+    import onnx
+
+    return any(node.op_type == "QuantizeLinear" for node in onnx.load(file, load_external_data=False).graph.node)
+
+
+def refuse_mixing(model: nn.Module, inputs: Inputs, tolerance: float = TOLERANCE) -> None:
+    """Raise InputError if the model says something else of a sample by itself than of the same sample in a batch."""
+    whole, alone = outputs(model, inputs), outputs(model, first(inputs))
+    if told := difference(alone, whole[:1], tolerance):
+        if not difference(alone, whole[:1], ROUNDED) and _rounds(model, inputs):
+            return  # a last bit that differs is a whole step of the grid after rounding
         raise InputError(
             f"export of {kind(model)}: it says something else of a sample by itself than of the same sample in a batch "
-            f"({_difference(alone, whole[:1], tolerance)}). Does it mix the samples of a batch, or draw random numbers, in "
-            "eval mode?"
+            f"({told}). Does it mix the samples of a batch, or draw random numbers, in eval mode?"
         )
-    graph.write(model, example_inputs, file)
-    expected = outputs(model, check_inputs)
-    found = run_onnx(file, check_inputs)
-    alone = run_onnx(file, first(check_inputs))
-    if problem := _difference(found, expected, tolerance) or _difference(alone, expected[:1], tolerance):
-        raise InputError(f"export of {kind(model)}: what was written is not the model and is not kept: {problem}.")
-    return _figures(found, expected, tolerance)
+
+
+def _rounds(model: nn.Module, inputs: Inputs) -> bool:
+    try:
+        return graph.rounds(graph.traced(model, inputs))
+    except InputError:
+        return False
 
 
 def check_onnx(model: nn.Module, path: str | Path, inputs: Inputs, tolerance: float = TOLERANCE) -> dict[str, float]:
@@ -82,34 +99,9 @@ def check_onnx(model: nn.Module, path: str | Path, inputs: Inputs, tolerance: fl
     """
     expected = outputs(on_cpu(model), inputs)
     found, alone = run_onnx(path, inputs), run_onnx(path, first(inputs))
-    if problem := _difference(found, expected, tolerance) or _difference(alone, expected[:1], tolerance):
+    if problem := difference(found, expected, tolerance) or difference(alone, expected[:1], tolerance):
         raise CorruptError(f"{path}: is not this model: {problem}. Is it damaged, or of other weights?")
-    return _figures(found, expected, tolerance)
-
-
-def _difference(found: Tensor, expected: Tensor, tolerance: float) -> str:
-    """In words; empty if there is none."""
-    if found.shape != expected.shape:
-        return (
-            f"outputs of {len(expected)} samples have the shape {list(found.shape)} instead of {list(expected.shape)}"
-        )
-    error = float(_errors(found, expected).max())
-    if error <= tolerance:
-        return ""
-    return f"outputs differ by up to {error:.3g} of a sample's largest, and {tolerance:g} is allowed"
-
-
-def _errors(found: Tensor, expected: Tensor) -> Tensor:
-    a, b = found.double().reshape(len(found), -1), expected.double().reshape(len(expected), -1)
-    difference = torch.where(a == b, 0.0, (a - b).abs())  # a masked class is -inf in both
-    largest = torch.where(b.isfinite(), b.abs(), 0.0).amax(1).clamp(min=1)
-    return difference.amax(1) / largest
-
-
-def _figures(found: Tensor, expected: Tensor, tolerance: float) -> dict[str, float]:
-    errors = _errors(found, expected)
-    same = found.argmax(-1) == expected.argmax(-1) if expected[0].numel() > 1 else errors <= tolerance
-    return {"samples": len(expected), "max_error": float(errors.max()), "agreement": float(same.double().mean())}
+    return figures(found, expected, tolerance)
 
 
 def run_onnx(path: str | Path, inputs: Inputs, batch_size: int = 256) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from understudy.writing import disk, sync, temporary
 
-__all__ = ["publish_files", "publish_folder", "staged"]
+__all__ = ["files_in", "publish_files", "publish_folder", "staged"]
 
 
 @contextmanager
@@ -31,19 +31,31 @@ def staged(target: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
+def files_in(folder: Path) -> list[Path]:
+    """Also those of folders in it."""
+    return [path for path in _all(folder) if path.is_file()]
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"), reverse=True)
+
+
 def publish_files(folder: Path, beside: Path) -> None:
     """Move the files of a staged folder to where the target is, the target itself last."""
-    files = sorted(folder.iterdir(), key=lambda file: file.name == beside.name)
-    for file in files:
-        sync(file)
-    for file in files:
-        file.replace(beside.with_name(file.name))
+    for path in _all(folder):
+        sync(path)
+    for file in sorted(folder.iterdir(), key=lambda file: file.name == beside.name):
+        to = beside.with_name(file.name)
+        if file.is_dir() and to.is_dir():
+            publish_folder(file, to)  # a package of files that looks like one
+        else:
+            file.replace(to)
     sync(beside.parent)
 
 
 def publish_folder(folder: Path, target: Path) -> None:
     """Put a staged folder in the target's place; if that fails, what was there before is put back."""
-    for path in [*folder.iterdir(), folder]:
+    for path in [*_all(folder), folder]:
         sync(path)
     if not target.exists():
         folder.rename(target)

@@ -28,6 +28,7 @@ def ab(student: Tensor, teacher: Tensor, *, margin: float = 1.0) -> Tensor:
     Returns: one value per sample ``[N]``, >= 0, and 0 where the student is on the teacher's side by the margin.
     Raises: ShapeError if the shapes differ; InputError if the margin is not positive and finite.
     Scale: a sum over neurons: free of the batch's size and as large as the layer; hence weights such as 3/1000.
+    Family: feature.
     Source: Heo et al. 2019 (AB), arXiv:1811.03233, equation 6.
     Differs: without the code's factors of 3/1000 and of each layer, which are the term's weight.
     See also: ofd.

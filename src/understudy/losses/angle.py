@@ -31,6 +31,7 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: a scalar, without unit, >= 0, and 0 where both see the same angles.
     Raises: ShapeError if the numbers of samples differ.
     Scale: free of the features' scale and nearly of the batch's size; 50 is the usual weight.
+    Family: relation.
     Source: Park et al. 2019 (RKD), arXiv:1904.05068, section 3.2; averaged as in its code.
     Differs: nothing in value. Time grows with N³, memory with N² only: the cosines come from the distances,
         a few anchors at a time, and the gradient is made beside them.

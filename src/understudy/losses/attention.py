@@ -38,6 +38,7 @@ def attention_map(student: Tensor, teacher: Tensor, *, power: float = 2.0, form:
     Raises: ShapeError if samples or tokens do not go together; InputError for another form or a power below 1.
     Scale: free of the batch's size and of the features' scale. In the code's form it falls with the number of
         positions; hence weights such as 1000.
+    Family: attention.
     Source: Zagoruyko & Komodakis 2017, arXiv:1612.03928, equation 2.
     Differs: the paper's form leaves out the weight beta / 2, which is the term's.
     See also: attention_probabilities.
@@ -79,6 +80,7 @@ def attention_probabilities(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: one value per sample ``[N]``, >= 0, and 0 where they are equal.
     Raises: ShapeError if samples or tokens do not go together.
     Scale: free of the batch's size. Of probabilities it falls with the number of tokens.
+    Family: transformer.
     Source: Jiao et al. 2020 (TinyBERT), arXiv:1909.10351, equation 7.
     Differs: the paper takes the scores before the softmax; for those see attention_scores, which needs no model that
         gives its attention out.
@@ -130,6 +132,7 @@ def attention_scores(
     Returns: one value per sample ``[N]``, >= 0, and 0 where the scores agree; 0 without any token.
     Raises: ShapeError if tokens do not go together or the heads do not divide the features.
     Scale: a mean over heads and pairs of tokens that are there; free of the batch's size.
+    Family: transformer.
     Source: Jiao et al. 2020 (TinyBERT), arXiv:1909.10351, equation 7.
     Differs: the published code counts pairs with padding as 0; here they do not count.
     See also: attention_probabilities, attention_relation.
@@ -176,6 +179,7 @@ def attention_relation(
     Returns: one value per sample ``[N]``, in nats, >= 0, and 0 where the attention agrees; 0 without any token.
     Raises: ShapeError if tokens do not go together or the heads do not divide the features.
     Scale: a mean over heads and the tokens that are there; free of the batch's size.
+    Family: transformer.
     Source: Wang et al. 2020 (MiniLM), arXiv:2002.10957, equation 7.
     Differs: tokens that are padding neither attend nor are attended to.
     See also: relation_values, attention_scores.
@@ -215,6 +219,7 @@ def relation_values(student: Tensor, teacher: Tensor, present: Tensor | None = N
     Returns: one value per sample ``[N]``, in nats, >= 0, and 0 where the relations agree; 0 without any token.
     Raises: ShapeError if tokens do not go together or the heads do not divide the features.
     Scale: a mean over heads and the tokens that are there; free of the batch's size.
+    Family: transformer.
     Source: Wang et al. 2020 (MiniLM), arXiv:2002.10957, equation 10; Wang et al. 2021 (MiniLMv2), arXiv:2012.15828,
         equation 4, for queries and keys, with as many relation heads as one likes.
     Differs: tokens that are padding neither attend nor are attended to.

@@ -35,6 +35,7 @@ def binary_cross_entropy(student: Tensor, label: Tensor) -> Tensor:
     Raises: ShapeError if the shapes differ; InputError if a label is above 1 (checked on the CPU only, where it costs
         no synchronisation).
     Scale: free of the batch's size and of the number of labels.
+    Family: response.
     Source: the usual one, as in ``torch.nn.functional.binary_cross_entropy_with_logits``.
     Differs: unknown answers are left out, and nothing is averaged.
     See also: binary_kl, cross_entropy.
@@ -80,6 +81,7 @@ def binary_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> 
     Returns: one value per label ``[*N, L]``, in nats, >= 0, and 0 where both agree.
     Raises: ShapeError if the shapes differ; InputError if the temperature is not positive and finite.
     Scale: times T², as in :func:`kl`; free of the batch's size and of the number of labels.
+    Family: response.
     Source: :func:`kl` over the two outcomes of each label; the binary case of Hinton et al. 2015, arXiv:1503.02531.
     Differs: nothing.
     See also: kl, binary_cross_entropy.

@@ -46,6 +46,7 @@ class CAMKD(Fitted):
         teacher's; 0 for an unlabelled sample, which a :class:`~understudy.Term` moreover leaves out of the mean.
     Raises: ShapeError if the shapes do not go together; InputError for a label that is none.
     Scale: free of the batch's size; the weights add up to 1 / K; the usual weight is 50.
+    Family: several teachers.
     Source: Zhang et al. 2022, arXiv:2201.00007, equations 5 to 7.
     Differs: features are vectors, after the last pooling, and A a linear layer; the code compares maps before it, through a
         1x1 convolution, BatchNorm and ReLU. The weights as in the code, where a gradient flows through them. One teacher alone

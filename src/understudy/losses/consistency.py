@@ -24,6 +24,7 @@ def consistency(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: one value per row ``[*N]``, from 0, where the distributions agree, to 2 / C.
     Raises: ShapeError if the shapes differ.
     Scale: free of the batch's size; divided by the classes, hence weights such as 100.
+    Family: self.
     Source: Tarvainen & Valpola 2017 (Mean Teacher), arXiv:1703.01780, equation 2, as in its code.
     Differs: the paper does not divide by the classes, its code does.
     See also: kl, mse.

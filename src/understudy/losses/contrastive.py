@@ -35,6 +35,7 @@ def crd_in_batch(student: Tensor, teacher: Tensor, *, temperature: float = 0.07)
     Raises: ShapeError if samples or features differ (a Term's ``project=Linear()`` makes the features equal);
         InputError if the temperature is not positive and finite.
     Scale: log N where nothing is told apart. It grows with the batch, as the task does.
+    Family: contrastive.
     Source: Tian et al. 2020 (CRD), arXiv:1910.10699, with the batch for negatives and the loss of van den Oord et al. 2018,
         arXiv:1807.03748.
     Differs: no bank, no sample's index, nothing to save; as many negatives as the batch holds, where :class:`CRD` has 16384.
@@ -77,6 +78,7 @@ class CRD(Fitted):
     Raises: ShapeError if the shapes do not go together; InputError for options out of range, or an index (on the CPU) that
         is no sample's.
     Scale: at first about 2 (K + 1) log 2 of K = n; the usual weight is 0.8.
+    Family: contrastive.
     Source: Tian et al. 2020, arXiv:1910.10699, section 3; constants, noise and Z as in its code, where Z is n times the
         mean of the first batch's exponentials.
     Differs: all samples of a step share its negatives, drawn with replacement from all samples but their own (weighed up

@@ -33,6 +33,7 @@ def dist_inter(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) ->
         constant correlate.
     Raises: ShapeError if the shapes differ; InputError if the temperature is not positive and finite.
     Scale: times T²; free of the batch's size and of the number of classes.
+    Family: response.
     Source: Huang et al. 2022 (DIST), arXiv:2205.10536, equation 8.
     Differs: the published code adds 1e-8 to the product of the norms, which leaves a value above 0 where both agree and
         shifts those of nearly constant rows (by 2 in a million for logits of size 4); this is the paper's formula but
@@ -62,6 +63,7 @@ def dist_intra(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) ->
         both correlates, as all do in a batch of one.
     Raises: ShapeError if the shapes differ; InputError if the temperature is not positive and finite.
     Scale: times T²; free of the number of classes, but a batch of few samples correlates by chance.
+    Family: response.
     Source: Huang et al. 2022 (DIST), arXiv:2205.10536, equation 9.
     Differs: as :func:`dist_inter`; and constant classes count as 0, where the published code counts 1.
     See also: dist_inter, batch_correlation.
@@ -108,6 +110,7 @@ def class_correlation(student: Tensor, teacher: Tensor, *, temperatures: Sequenc
     Returns: a scalar for the batch, >= 0, and 0 where the softened distributions agree.
     Raises: ShapeError if the shapes differ; InputError if a temperature is not positive and finite.
     Scale: not times T²; it grows with the square of the batch's size and with the number of temperatures.
+    Family: response.
     Source: Jin et al. 2023 (MLKD), CVPR, "Multi-Level Logit Distillation", section 3.4.
     Differs: nothing.
     See also: batch_correlation, kl_multi_temperature.
@@ -133,6 +136,7 @@ def batch_correlation(student: Tensor, teacher: Tensor, *, temperatures: Sequenc
     Returns: a scalar for the batch, >= 0, and 0 where the softened distributions agree.
     Raises: ShapeError if the shapes differ; InputError if a temperature is not positive and finite.
     Scale: not times T²; it grows with the batch's size and with the number of temperatures.
+    Family: response.
     Source: Jin et al. 2023 (MLKD), CVPR, "Multi-Level Logit Distillation", section 3.3.
     Differs: nothing.
     See also: class_correlation, dist_intra.

@@ -33,6 +33,7 @@ class CTKD(nn.Module):
         distributions agree.
     Raises: InputError for a temperature below 0 or a ramp below 1; ShapeError if the shapes differ.
     Scale: times T²; free of the batch's size.
+    Family: response.
     Source: Li et al. 2023, arXiv:2211.16231, section 3.2, the global temperature; :math:`\theta` starts at 1.
     Differs: nothing; the temperature and the share are saved with the method.
     See also: kl.

@@ -31,6 +31,7 @@ def cwd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor
         position always do.
     Raises: ShapeError if the shapes differ; InputError if the temperature is not positive and finite.
     Scale: times T², as in kl; a mean over channels, so free of their number and of the batch's size.
+    Family: feature.
     Source: Shu et al. 2021 (CWD), arXiv:2011.13256, equation 3.
     Differs: nothing.
     See also: kl, attention_map.

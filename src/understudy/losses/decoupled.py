@@ -50,6 +50,7 @@ def dkd(
         sample, which a :class:`~understudy.Term` moreover leaves out of the mean.
     Raises: ShapeError if the shapes do not go together; InputError for a temperature or a label that is none.
     Scale: times T²; free of the batch's size.
+    Family: response.
     Source: Zhao et al. 2022, arXiv:2203.08679, equation 7.
     Differs: the published code takes logarithms of probabilities, and subtracts 1000 from the label's logit; this one stays
         finite where those vanish, or where logits differ by more, and agrees with it elsewhere.
@@ -88,6 +89,7 @@ def nkd(student: Tensor, teacher: Tensor, label: Tensor, *, temperature: float =
         a :class:`~understudy.Term` moreover leaves out of the mean.
     Raises: ShapeError if the shapes do not go together; InputError for a temperature or a label that is none.
     Scale: the second part times T²; free of the batch's size.
+    Family: response.
     Source: Yang et al. 2023, arXiv:2303.13005, equation 7.
     Differs: nothing.
     See also: dkd, uskd, soft_cross_entropy.

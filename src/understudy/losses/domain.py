@@ -39,6 +39,7 @@ def mmd(student: Tensor, other: Tensor, *, bandwidths: Sequence[float] = BANDWID
     Raises: ShapeError if the features differ in size; InputError if a bandwidth is not above 0.
     Scale: free of the features' scale, and of the numbers of samples but for a bias of order 1/N + 1/M; at most 2 for each
         bandwidth.
+    Family: domain.
     Source: Gretton et al. 2012, JMLR 13, equation 5; Long et al. 2015 (DAN), arXiv:1502.02791, for several kernels.
     Differs: biased, so that it is never below 0: a sample counts as near to itself. The paper's unbiased estimate leaves those
         pairs out, and learns the kernels' weights, which are equal here as in the code that is in use.
@@ -86,6 +87,7 @@ def coral(student: Tensor, other: Tensor) -> Tensor:
         covariance 0.
     Raises: ShapeError if the features differ in size.
     Scale: grows with the fourth power of the features; free of the numbers of samples. Covariances are over N - 1.
+    Family: domain.
     Source: Sun and Saenko 2016 (Deep CORAL), arXiv:1607.01719, equations 1 to 3.
     Differs: nothing.
     See also: mmd, DomainCritic.
@@ -153,6 +155,7 @@ class DomainCritic(Fitted):
     Returns: one value per pair of samples ``[N]``, in nats, >= 0; 2 log 2 = 1.386 for a critic that cannot tell.
     Raises: ShapeError if the shapes of the two features ``[N, *D]`` differ, or are not those that it was made for.
     Scale: free of the batch's size.
+    Family: domain.
     Source: Ganin et al. 2016 (DANN), arXiv:1505.07818, equations 9 and 14; 100 hidden units as for digits, gamma 10.
     Differs: nothing. It needs as many samples of one domain as of the other, so that each pair has a value.
     See also: mmd, coral, grad_reverse.

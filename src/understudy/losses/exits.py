@@ -82,6 +82,7 @@ class BYOT(Fitted):
     Returns: one value per label ``[N]``, >= 0; 0 for an unlabelled sample, which a :class:`~understudy.Term` moreover leaves out.
     Raises: ShapeError if the shapes do not go together; InputError for options or labels that are none.
     Scale: a sum over exits; the soft labels times T²; free of the batch's size.
+    Family: self.
     Source: Zhang et al. 2019 (Be Your Own Teacher), arXiv:1905.08094, equations 2 to 5; numbers as in its published code.
     Differs: each exit is two convolutions with GroupNorm, and not a stack of bottlenecks with BatchNorm that grows with the
         distance; as in the code, the features' squares are summed and the soft labels' entropy is left in.
@@ -149,6 +150,7 @@ class ONE(Fitted):
         leaves out.
     Raises: ShapeError if the shapes do not go together; InputError for options or labels that are none.
     Scale: a sum over branches, the divergences times T²; free of the batch's size.
+    Family: online.
     Source: Lan et al. 2018 (ONE), arXiv:1806.04606, section 3; T = 3 and three branches in all as in its code, which cuts
         :math:`p_e` too.
     Differs: a branch is two convolutions and a linear layer, and not a copy of the student's last stage; the gate has no

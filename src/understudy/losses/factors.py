@@ -36,6 +36,7 @@ class FactorTransfer(Fitted):
     Returns: one value per sample ``[N]``, >= 0.
     Raises: ShapeError if they are no maps of the same samples; InputError for a rate or a rho that cannot be.
     Scale: as ft; with the usual weight of 500 the reconstruction has the weight 1.
+    Family: feature.
     Source: Kim et al. 2018, arXiv:1802.04977, equations 1 to 3.
     Differs: the paper trains the paraphraser before the student, and then freezes it. :func:`reconstructed` is what it
         learns by then: methods.factor_transfer gives it a share of the run to itself. BatchNorm looks at the batch always.

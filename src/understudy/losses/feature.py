@@ -23,6 +23,7 @@ def mse(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: one value per sample ``[N]``, in the square of the tensors' unit, >= 0, and 0 where they are equal.
     Raises: ShapeError if the shapes differ (a Term's ``project=`` makes them equal).
     Scale: free of the batch's size and of the number of features.
+    Family: feature.
     Source: Romero et al. 2015 (FitNets), arXiv:1412.6550, equation 3.
     Differs: the paper halves the sum of squares; its published code and every later one take the mean over elements.
     See also: kl.
@@ -49,6 +50,7 @@ def squared_sum(student: Tensor, teacher: Tensor) -> Tensor:
     Raises: ShapeError if the shapes differ.
     Scale: free of the batch's size; it grows with the number of features, as the tiny weights of the papers that use it
         expect.
+    Family: feature.
     Source: Yang et al. 2022 (ViTKD), arXiv:2209.02432, equation 1 (mimicking).
     Differs: nothing.
     See also: mse, masked_l2.
@@ -74,6 +76,7 @@ def masked_l2(student: Tensor, teacher: Tensor) -> Tensor:
         both are below 0.
     Raises: ShapeError if the shapes differ.
     Scale: a sum over features: free of the batch's size, and as large as the layer; hence weights such as 1e-6.
+    Family: feature.
     Source: Zhang et al. 2019 (Be Your Own Teacher), arXiv:1905.08094, as in its published code.
     Differs: the code sums over the batch too, so that its weight depends on the batch's size; this one leaves the mean
         over samples to the term.
@@ -101,6 +104,7 @@ def cosine(student: Tensor, teacher: Tensor) -> Tensor:
         the two is 0, and 0 where both are.
     Raises: ShapeError if the shapes differ.
     Scale: free of the batch's size, the number of features and their scale.
+    Family: feature.
     Source: Sanh et al. 2019 (DistilBERT), arXiv:1910.01108, section 2.
     Differs: computed as half the squared distance of the unit vectors, which is the same, and exactly 0 for equal ones.
     See also: mse.

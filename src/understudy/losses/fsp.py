@@ -27,6 +27,7 @@ def fsp(student: Tensor, student_later: Tensor, teacher: Tensor, teacher_later: 
     Returns: one value per sample ``[N]``, in the fourth power of the features' unit, >= 0, and 0 where the flows agree.
     Raises: ShapeError unless student and teacher have as many channels; for others see FSP.
     Scale: free of the batch's size and of the area; it grows with the fourth power of the features.
+    Family: feature.
     Source: Yim et al. 2017, CVPR, "A Gift from Knowledge Distillation", equation 2.
     Differs: the paper scales each pair of layers by its own weight; that is the term's. Areas are made equal by the mean,
         as in the code of Tian et al. 2020, where the paper takes the maximum.
@@ -63,6 +64,7 @@ class FSP(TwoLayers):
     Returns: one value per sample ``[N]``, in the fourth power of the features' unit, >= 0.
     Raises: ShapeError if they are no maps of the same samples; InputError if only some of the sizes are given.
     Scale: as fsp.
+    Family: feature.
     Source: Yim et al. 2017, CVPR, "A Gift from Knowledge Distillation", equation 2.
     Differs: the paper takes models of the same widths, and no convolution.
     See also: fsp.

@@ -32,6 +32,7 @@ def ft(student: Tensor, teacher: Tensor, *, form: Form = "factors") -> Tensor:
     Raises: ShapeError if the shapes differ (for ``"activity"`` channels and area may); InputError for another form.
     Scale: free of the batch's size and the features' scale; it falls with the root of the number of features; hence
         weights such as 500.
+    Family: feature.
     Source: Kim et al. 2018, arXiv:1802.04977, equation 3 with p = 1.
     Differs: nothing for ``"factors"``.
     See also: FactorTransfer, attention_map.

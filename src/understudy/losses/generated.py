@@ -31,6 +31,7 @@ def one_hot(student: Tensor) -> Tensor:
     Returns: one value per row ``[*N]``, in nats, from 0 to log C.
     Raises: nothing.
     Scale: free of the batch's size.
+    Family: data-free.
     Source: Chen et al. 2019 (DAFL), arXiv:1904.01186, equation 4.
     Differs: nothing.
     See also: information_entropy, activation.
@@ -55,6 +56,7 @@ def information_entropy(student: Tensor) -> Tensor:
     Returns: a scalar for the batch, in decimal digits, from -log10 C where all classes are as frequent to 0.
     Raises: nothing.
     Scale: a batch of few samples cannot hold all classes.
+    Family: data-free.
     Source: Chen et al. 2019 (DAFL), arXiv:1904.01186, equation 6.
     Differs: the logarithm is to base 10 as in the published code, for which its weight of 5 is meant; the paper's is natural.
     See also: one_hot, activation.
@@ -82,6 +84,7 @@ def activation(student: Tensor) -> Tensor:
     Returns: one value per sample ``[N]``, in the features' unit, <= 0.
     Raises: nothing.
     Scale: grows with the features; free of the batch's size.
+    Family: data-free.
     Source: Chen et al. 2019 (DAFL), arXiv:1904.01186, equation 5.
     Differs: a mean over features, as in the published code; the paper adds them up.
     See also: one_hot, information_entropy.
@@ -105,6 +108,7 @@ def l1(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: one value per sample ``[N]``, in the inputs' unit, >= 0, and 0 where they are equal.
     Raises: ShapeError if the shapes differ.
     Scale: a mean over features; free of the batch's size.
+    Family: feature.
     Source: Li et al. 2020 (GAN Compression), arXiv:2003.08936, equation 1.
     Differs: nothing.
     See also: mse.
@@ -134,6 +138,7 @@ def total_variation(student: Tensor, *, power: int = 1) -> Tensor:
     Returns: one value per picture ``[N]``, in the pixels' unit, >= 0, and 0 where a picture is of one colour.
     Raises: ShapeError if they are no pictures; InputError for another power.
     Scale: with power 1 a mean over pixels, with 2 it grows with the root of their number; free of the batch's size.
+    Family: data-free.
     Source: Yin et al. 2020 (DeepInversion), arXiv:1912.08795, equation 2, and its code's image prior, in both forms.
     Differs: with power 2 the published code takes the norm over the whole batch, which is about the root of N times this mean.
     See also: batch_norm_statistics.
@@ -171,6 +176,7 @@ def batch_norm_statistics(student: Tensor, mean: Tensor, variance: Tensor) -> Te
     Returns: a scalar for the batch, >= 0, and 0 where both agree.
     Raises: ShapeError if the channels differ.
     Scale: grows with the root of C; a batch of few samples has another variance by chance. The batch's variance is over N.
+    Family: data-free.
     Source: Yin et al. 2020 (DeepInversion), arXiv:1912.08795, equation 4.
     Differs: nothing; neither norm is squared.
     See also: total_variation.

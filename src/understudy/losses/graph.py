@@ -39,6 +39,7 @@ def neighbour_graph(student: Tensor, teacher: Tensor, *, neighbours: int = 8) ->
     Returns: a scalar, without unit, >= 0, and 0 where the student's weights are the teacher's.
     Raises: ShapeError if the numbers of samples differ; InputError if neighbours is below 1.
     Scale: free of the features' scale and of the batch's size.
+    Family: graph.
     Source: Lassance et al. 2020, arXiv:1911.03080, section 3.
     Differs: its code takes the cosine itself, of features that are never negative, for the weight, and a mean over N²; here
         its weight of 25 at 128 samples would be 0.2.
@@ -93,6 +94,7 @@ def local_structure(student: Tensor, teacher: Tensor, edges: Tensor, *, width: f
     Raises: ShapeError if the numbers of nodes differ or edges is no pair of rows; InputError if the width is not above 0, or
         an edge (on the CPU) joins what is no node.
     Scale: small, as the kernel lies between 0 and 1; a weight of 100 makes it count beside labels. Free of the number of nodes.
+    Family: graph.
     Source: Yang et al. 2020 (LSP), arXiv:2003.10477, section 3, with the kernel of its code.
     Differs: the paper's Gaussian kernel falls with the squared distance, and its divergence goes the other way.
     See also: neighbour_graph.
@@ -150,6 +152,7 @@ def view_relations(
     Returns: a scalar, in nats, >= 0, and 0 where both see the same relations.
     Raises: ShapeError if samples or features do not go together; InputError if the temperature is not positive and finite.
     Scale: times T²; the usual weight is 10. It grows slowly with the batch.
+    Family: contrastive.
     Source: Xu et al. 2020 (SSKD), arXiv:2006.07114, section 3.
     Differs: every view counts, where the original leaves out the quarter of the wrong ones that the teacher ranks worst.
     See also: similarity, crd_in_batch.
@@ -233,6 +236,7 @@ def triple_scores(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: one value per triple ``[N]``, in the unit of the scores, >= 0, and 0 where they are equal.
     Raises: ShapeError if the shapes differ.
     Scale: free of the batch's size and of the number of candidates.
+    Family: graph.
     Source: Zhu et al. 2022 (DualDE), arXiv:2009.05912, section 3.2.
     Differs: soft and hard labels are not weighed by each other's evaluation of a triple.
     See also: triple_structure, kl, which compares the ranking among candidates only.
@@ -261,6 +265,7 @@ def triple_structure(student_head: Tensor, student_tail: Tensor, teacher_head: T
     Returns: one value per triple ``[*N]``, without unit, >= 0, and 0 where angle and lengths agree.
     Raises: ShapeError if the numbers of triples, or the sizes within a model, differ.
     Scale: free of the embeddings' scale and of the batch's size; at most 2.
+    Family: graph.
     Source: Zhu et al. 2022 (DualDE), arXiv:2009.05912, section 3.2.
     Differs: the paper's ratio |h| / |t| has no bound where a tail is near 0; the share of the sum tells the same.
     See also: triple_scores.

@@ -29,6 +29,7 @@ def hcl(student: Tensor, teacher: Tensor, *, sizes: Sequence[int] = (4, 2, 1)) -
     Returns: one value per sample ``[N]``, in the square of the features' unit, >= 0, and 0 where they are equal.
     Raises: ShapeError if the shapes differ or are no maps.
     Scale: a weighted mean: free of the batch's size, the channels and the area.
+    Family: feature.
     Source: Chen et al. 2021 (ReviewKD), arXiv:2104.09044, section 3.4.
     Differs: nothing; weights and sizes are those of the published code.
     See also: ReviewKD, mse.

@@ -38,6 +38,7 @@ def kdsvd(
     Raises: ShapeError unless student and teacher have as many channels, and at least K of them and of positions; for other
         channels see KDSVD.
     Scale: free of the features' scale, of the area and of the batch's size; it grows with the number of channels.
+    Family: feature.
     Source: Lee et al. 2018 (SSKD-SVD), arXiv:1807.06819, section 3; the kernel, the three vectors more and the sum as in the
         code of Tian et al. 2020.
     Differs: in that code the vectors' signs, and with them the value, are as the machine's linear algebra leaves them. Where
@@ -123,6 +124,7 @@ class KDSVD(TwoLayers):
     Returns: one value per sample ``[N]``, without unit, >= 0.
     Raises: ShapeError if they are no maps of the same samples; InputError if only some of the sizes are given.
     Scale: as kdsvd.
+    Family: feature.
     Source: Lee et al. 2018 (SSKD-SVD), arXiv:1807.06819, section 3.
     Differs: the paper takes models of the same widths, and no convolution.
     See also: kdsvd, FSP.

@@ -38,6 +38,7 @@ class MGD(Fitted):
     Returns: one value per sample ``[N]``, in the square of the features' unit, >= 0.
     Raises: ShapeError if they are no maps of the same samples; InputError for another mask or ratio.
     Scale: a sum over features: free of the batch's size and as large as the layer; hence weights such as 7e-5.
+    Family: feature.
     Source: Yang et al. 2022 (MGD), arXiv:2205.01529, equations 2 to 4; channels as in its code for classification.
     Differs: nothing.
     See also: ViTKD, squared_sum.

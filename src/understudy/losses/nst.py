@@ -25,6 +25,7 @@ def nst(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: one value per sample ``[N]``, >= 0 but for rounding, and 0 where the patterns are alike in distribution.
     Raises: ShapeError if they are no maps of the same samples.
     Scale: free of the batch's size, of the number of channels and of the features' scale.
+    Family: feature.
     Source: Huang & Wang 2017, arXiv:1707.01219, equation 6, with d = 2 and c = 0.
     Differs: nothing. Products of channels by one matrix product each, without the tensor ``[N, C, C, H W]`` of the usual
         code.

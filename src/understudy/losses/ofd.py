@@ -33,6 +33,7 @@ def ofd(student: Tensor, teacher: Tensor, scale: Tensor | None = None, shift: Te
         below the margin.
     Raises: ShapeError if the shapes differ, or if scale and shift are not one number for each channel.
     Scale: a sum over features: free of the batch's size and as large as the layer; hence weights such as 1/1000.
+    Family: feature.
     Source: Heo et al. 2019 (OFD), arXiv:1904.01866, equations 2 to 4.
     Differs: nothing; a channel that is below 0 with a probability under 1/1000 has the margin -3 gamma, as in the
         published code.

@@ -31,6 +31,7 @@ def pkd(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: a scalar, from 0 (perfect correlation in every channel) to about 2. A channel that does not vary counts as 0.
     Raises: ShapeError if the shapes differ.
     Scale: free of the batch's size and of the features' scale, but mean and deviation are the batch's.
+    Family: feature.
     Source: Cao et al. 2022 (PKD), arXiv:2207.02039, equation 4.
     Differs: nothing; the deviation is the unbiased one, as in the published code.
     See also: mse.

@@ -36,6 +36,7 @@ class PSKD(Fitted):
         :class:`~understudy.Term` moreover leaves out of the mean.
     Raises: ShapeError if the shapes do not go together; InputError for a label, or (on the CPU) an index, that is none.
     Scale: free of the batch's size.
+    Family: self.
     Source: Kim et al. 2021 (PS-KD), arXiv:2006.12000, equations 2 and 3, of which it is the second summand: with weights 1 -
         :math:`\alpha` and :math:`\alpha` beside :func:`cross_entropy` the loss is linear in both.
     Differs: nothing.

@@ -30,6 +30,7 @@ def squared_error(student: Tensor, label: Tensor) -> Tensor:
     Raises: ShapeError if the shapes differ otherwise: nothing is broadcast.
     Scale: free of the batch's size and of the number of values; it grows with the square of the label's unit, so
         standardise labels that are far from 1.
+    Family: response.
     Source: the usual one, as in ``torch.nn.functional.mse_loss``.
     Differs: what was not measured is left out, and nothing is averaged or broadcast.
     See also: mse.

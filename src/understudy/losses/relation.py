@@ -77,6 +77,7 @@ def similarity(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: a scalar, without unit, >= 0, and 0 where both see the same similarities.
     Raises: ShapeError if the numbers of samples differ.
     Scale: free of the features' scale; about 1/N, since each row of N numbers has length 1.
+    Family: relation.
     Source: Tung and Mori 2019, arXiv:1907.09682, section 2; divided by N² as in the paper.
     Differs: nothing. One library divides each row by its L1 norm, which gives about half of this value.
     See also: cka, rkd_distance.
@@ -107,6 +108,7 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: a scalar, without unit, >= 0, and 0 where both lie in the same proportions.
     Raises: ShapeError if the numbers of samples differ.
     Scale: free of the features' scale and nearly of the batch's size; 25 is the usual weight, beside 50 of :func:`rkd_angle`.
+    Family: relation.
     Source: Park et al. 2019 (RKD), arXiv:1904.05068, section 3.2; averaged as in its code.
     Differs: two samples at one place are at distance 0 without a gradient, and not at 1e-6.
     See also: rkd_angle, similarity.
@@ -156,6 +158,7 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: a scalar, in nats, 0 where both see the same cosines; it may fall below 0 by :math:`\epsilon` = 1e-7.
     Raises: ShapeError if the numbers of samples differ.
     Scale: free of the features' scale; a mean over N² of summands of about 1/N, hence the usual weight of 30000.
+    Family: relation.
     Source: Passalis and Tefas 2018, arXiv:1803.10837, section 3; the mean and epsilon as in its code.
     Differs: the paper sums where its code averages.
     See also: similarity, correlation_congruence.
@@ -191,6 +194,7 @@ def correlation_congruence(student: Tensor, teacher: Tensor, *, gamma: float = 0
     Returns: a scalar, without unit, >= 0, and 0 where both see the same correlations.
     Raises: ShapeError if the numbers of samples differ; InputError if gamma or order is out of range.
     Scale: free of the features' scale and nearly of the batch's size; at most 1.
+    Family: relation.
     Source: Peng et al. 2019, arXiv:1904.01802, section 3.
     Differs: from a much copied form (:math:`\mathrm{mean}_i |s_i - t_i| \cdot |s_{i+1} - t_{i+1}|`) that depends on the
         batch's order and compares no correlations; a library that keeps to the paper gives the same numbers as this.
@@ -232,6 +236,7 @@ def cka(student: Tensor, teacher: Tensor) -> Tensor:
         them, but not the other, is the same for all samples.
     Raises: ShapeError if the numbers of samples differ.
     Scale: free of the features' scale. Small batches look alike: two samples always give 0.
+    Family: relation.
     Source: Kornblith et al. 2019, arXiv:1905.00414, section 3; as a loss, Zhou et al. 2024, arXiv:2401.11824.
     Differs: computed as half the squared distance of the two kernels at length 1, which is never below 0 by rounding.
     See also: similarity.
@@ -265,6 +270,7 @@ def ickd(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: one value per sample ``[N]``, without unit, >= 0, and 0 where the channels are alike in the same way.
     Raises: ShapeError if samples or channels differ (a Term's ``project=`` makes the channels equal).
     Scale: free of the features' scale, of the number of channels and of the batch's size; at most 4.
+    Family: relation.
     Source: Liu et al. 2021 (ICKD), arXiv:2202.03680, section 3; divided by C as in its code, weight 2.5.
     Differs: a library's copy divides by N once more, and so depends on the batch's size.
     See also: similarity.

@@ -27,6 +27,7 @@ def residual(student_hint: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
         the teacher's.
     Raises: ShapeError if the shapes differ.
     Scale: free of the batch's size and of the number of outputs.
+    Family: feature.
     Source: Gao et al. 2020, arXiv:2002.09168; Li et al. 2020 (ResKD), arXiv:2006.04719, for outputs.
     Differs: both take a network for the residual; this is one head on the student's own features.
     See also: ResidualHint, mse.
@@ -56,6 +57,7 @@ class ResidualHint(Fitted):
     Returns: one value per sample ``[N]``, in the square of the outputs' unit, >= 0.
     Raises: ShapeError if samples or outputs do not go together; InputError if only one of the sizes is given.
     Scale: free of the batch's size and of the number of outputs.
+    Family: feature.
     Source: Gao et al. 2020, arXiv:2002.09168; Li et al. 2020 (ResKD), arXiv:2006.04719, for outputs.
     Differs: both take a network for the residual; this is one head on the student's own features.
     See also: residual.

@@ -39,6 +39,7 @@ def cross_entropy(student: Tensor, label: Tensor) -> Tensor:
     Raises: ShapeError if the leading axes differ; InputError if labels are not integers, or one is no class (the
         latter checked on the CPU only, where it costs no synchronisation).
     Scale: free of the batch's size.
+    Family: response.
     Source: the usual one; Hinton et al. 2015, arXiv:1503.02531, section 2, call it the hard-target term.
     Differs: from ``torch.nn.functional.cross_entropy`` in that the class axis is always last and nothing is averaged.
     See also: kl.
@@ -68,6 +69,7 @@ def kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
     Returns: one value per row ``[*N]``, in nats, >= 0, and 0 where the softened distributions agree.
     Raises: ShapeError if the shapes differ; InputError if the temperature is not positive and finite.
     Scale: times T², so that the gradient does not shrink as T grows; free of the batch's size.
+    Family: response.
     Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
     Differs: no label term; add one as its own Term.
     See also: cross_entropy, mse.
@@ -102,6 +104,7 @@ def kl_multi_temperature(
     Returns: one value per row ``[*N]``, in nats, >= 0, and 0 where the distributions agree.
     Raises: ShapeError if the shapes differ; InputError if a temperature is not positive and finite.
     Scale: each summand times its T²; the sum grows with the number of temperatures; free of the batch's size.
+    Family: response.
     Source: Jin et al. 2023 (MLKD), CVPR, "Multi-Level Logit Distillation", section 3.2.
     Differs: nothing; the paper's masks are a term's ``mask=``.
     See also: kl, class_correlation, batch_correlation.
@@ -133,6 +136,7 @@ def kl_standardized(student: Tensor, teacher: Tensor, *, temperature: float = 2.
     Returns: one value per row ``[*N]``, in nats, >= 0, and 0 where the standardised logits agree.
     Raises: ShapeError if the shapes differ; InputError if the temperature is not positive and finite.
     Scale: times T²; free of the batch's size and of the size of the logits, and the gradient shrinks as the student's grow.
+    Family: response.
     Source: Sun et al. 2024, arXiv:2403.01427, algorithm 1. The variance is over C - 1.
     Differs: the published code divides by the deviation plus 1e-7, which is the same to 1e-6 for a deviation of 1 or more, but
         has a gradient of 1e7 for a student whose logits are all equal, as those of a head that starts at zero.
@@ -166,6 +170,7 @@ def hard_label(student: Tensor, teacher: Tensor) -> Tensor:
     Returns: one value per row ``[*N]``, in nats, >= 0; it approaches 0 as the student grows certain of the teacher's class.
     Raises: ShapeError if the shapes differ.
     Scale: free of the batch's size.
+    Family: response.
     Source: Touvron et al. 2021 (DeiT), arXiv:2012.12877, equation 3.
     Differs: nothing.
     See also: cross_entropy, soft_cross_entropy.
@@ -196,6 +201,7 @@ def soft_cross_entropy(
     Returns: one value per row ``[*N]``, in nats, >= 0. It is least, but not 0, where both agree.
     Raises: ShapeError if the shapes differ; InputError if the temperature is not positive and finite.
     Scale: times T², as :func:`kl`, whose gradient it has; free of the batch's size.
+    Family: response.
     Source: Hinton et al. 2015, arXiv:1503.02531, section 2; Zhang et al. 2019 (BYOT), arXiv:1905.08094, between exits.
     Differs: nothing.
     See also: kl, cross_entropy.

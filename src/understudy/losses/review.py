@@ -32,6 +32,7 @@ class ReviewKD(Fitted):
     Returns: one value per sample ``[N]``, in the square of the features' unit, >= 0.
     Raises: ShapeError if levels or samples do not go together.
     Scale: a sum over levels of weighted means; free of the batch's size, the channels and the areas.
+    Family: feature.
     Source: Chen et al. 2021 (ReviewKD), arXiv:2104.09044, sections 3.3 and 3.4.
     Differs: nothing; as in the published code the student's fused map takes each level's area of the teacher by the
         nearest position.

@@ -34,6 +34,7 @@ def average_kl(
     Returns: one value per row ``[*N]``, in nats, >= 0, and 0 where the student's distribution is that of every teacher.
     Raises: ShapeError if the shapes differ; InputError without a teacher, or for a temperature or weights that are none.
     Scale: times T²; free of the batch's size and of the number of teachers.
+    Family: several teachers.
     Source: You et al. 2017, KDD, "Learning from Multiple Teacher Networks", with a loss for each teacher as in the code of
         Zhang et al. 2022 (CA-MKD), arXiv:2201.00007.
     Differs: the gradient is that of one KL divergence from the mean of the teachers' distributions (You et al.); the value is
@@ -63,6 +64,7 @@ def ebkd(student: Tensor, *teachers: Tensor, temperature: float = 4.0) -> Tensor
     Returns: one value per row ``[*N]``, in nats, >= 0, and 0 where the student's distribution is that of every teacher.
     Raises: ShapeError if the shapes differ; InputError without a teacher, or if the temperature is not positive and finite.
     Scale: times T²; the weights of K teachers add up to (K - 1) / K: of two equal ones, half of :func:`average_kl`.
+    Family: several teachers.
     Source: Kwon et al. 2020, ICASSP, "Adaptive Knowledge Distillation Based on Entropy"; as in the code of Zhang et al. 2022,
         arXiv:2201.00007.
     Differs: the paper weighs by the softmax of negative entropies. Teachers that are all certain weigh alike, and one alone
@@ -99,6 +101,7 @@ def ca_mkd(student: Tensor, label: Tensor, *teachers: Tensor, temperature: float
     Raises: ShapeError if the shapes do not go together; InputError without a teacher, or for a temperature or a label that is
         none.
     Scale: times T²; the weights add up to 1 / K: of K equal teachers it is :func:`average_kl` over K.
+    Family: several teachers.
     Source: Zhang et al. 2022, arXiv:2201.00007, equations 2 and 3.
     Differs: the paper does not divide by K, its code does. One teacher alone weighs 1, where the code has 0 / 0.
     See also: average_kl, ebkd, CAMKD.
@@ -139,6 +142,7 @@ def aekd(student: Tensor, *teachers: Tensor, temperature: float = 4.0, cap: floa
     Returns: a scalar, in nats, >= 0, and 0 where the student's distribution is that of every teacher.
     Raises: ShapeError if the shapes differ; InputError without a teacher, or for a temperature or a cap that is none.
     Scale: times T²; free of the batch's size.
+    Family: several teachers.
     Source: Du et al. 2020 (AE-KD), NeurIPS, "Agree to Disagree", equation 6 with the gradients of logits.
     Differs: the published code solves it with a one-class support vector machine, to 1e-6; this one in closed form for two
         teachers, and to rounding for more.
@@ -180,6 +184,7 @@ def specialist_kl(
     Raises: ShapeError if the shapes do not go together; InputError for classes that the student has not, or a temperature that
         is none.
     Scale: times T²; free of the batch's size and of the number of teachers.
+    Family: several teachers.
     Source: Vongkulbhisal et al. 2019, CVPR, arXiv:1904.06062, equation 4; Hinton et al. 2015, arXiv:1503.02531, section 5.
     Differs: KL divergence for cross-entropy, which has the same gradient; the mean over teachers for the sum.
     See also: average_kl.

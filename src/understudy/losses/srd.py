@@ -35,6 +35,7 @@ class SRD(Fitted):
     Raises: ShapeError if samples or axes differ; InputError if only one of the sizes is given, or the power is below 1.
     Scale: the gradient falls as the features come to agree no more than they differ; the value grows with the log of the
         batch's size, the gradient does not.
+    Family: feature.
     Source: Miles & Mikolajczyk 2024, arXiv:2303.11098, equation 9.
     Differs: 1e-8 inside the logarithm, without which equal features give minus infinity. The published code weighs it
         by 2 and adds the divergence of the outputs: see methods.srd.

@@ -31,6 +31,7 @@ def tf_kd(student: Tensor, label: Tensor, *, temperature: float = 20.0, correct:
         moreover leaves out of the mean.
     Raises: ShapeError if the leading axes differ; InputError for a temperature, a share or a label that is none.
     Scale: not times T²; free of the batch's size.
+    Family: self.
     Source: Yuan et al. 2020, arXiv:1909.11723, section 5: the manually designed teacher.
     Differs: the published code averages over classes as well and multiplies by 100, which is the same for 100 classes.
     See also: cross_entropy, kl.
@@ -68,6 +69,7 @@ def ps_kd(student: Tensor, previous: Tensor, label: Tensor, *, alpha: float = 0.
         a :class:`~understudy.Term` moreover leaves out of the mean.
     Raises: ShapeError if the shapes do not go together; InputError for a share or a label that is none.
     Scale: free of the batch's size.
+    Family: self.
     Source: Kim et al. 2021, arXiv:2006.12000, equation 3.
     Differs: alpha is fixed; the paper's grows with the epoch. As the loss is linear in it, that is two terms,
         :func:`cross_entropy` and :func:`soft_cross_entropy`, with curves as weights.
@@ -106,6 +108,7 @@ def cs_kd(student: Tensor, label: Tensor, *, temperature: float = 4.0) -> Tensor
         class has two samples.
     Raises: ShapeError if the leading axes differ; InputError for a temperature or a label that is none.
     Scale: times T²; free of the batch's size.
+    Family: self.
     Source: Yun et al. 2020, arXiv:2003.13964, equation 2.
     Differs: the paper's loader draws one partner of the same class for each sample; this takes the mean over all of them that
         are in the batch, so that any loader will do. With a loader of pairs it is :func:`kl` at ``student`` and
@@ -162,6 +165,7 @@ def uskd(
     Returns: a scalar for the batch, in nats, >= 0; 0 where nothing is labelled.
     Raises: ShapeError if the shapes do not go together; InputError for a label that is none.
     Scale: free of the batch's size.
+    Family: self.
     Source: Yang et al. 2023, arXiv:2303.13005, section 3.3; ranks by Zipf's law.
     Differs: as in the published code the label's class has a rank too, which no other class then takes, and with a weak head
         the ranks are those of :math:`r_c / (1 - r_y) + \log q_c / (1 - \log q_y)`, where the paper has q for its logarithm.

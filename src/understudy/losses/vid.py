@@ -39,6 +39,7 @@ class VID(Fitted):
     Raises: ShapeError if samples, axes or tokens differ; InputError if only one of the sizes is given, or the variance is
         not above 1e-5.
     Scale: a mean over features; free of the batch's size.
+    Family: feature.
     Source: Ahn et al. 2019, arXiv:1904.05835, equation 6; mu and the variance's start as in Tian et al. 2020.
     Differs: nothing.
     See also: mse.

@@ -34,6 +34,7 @@ class ViTKD(Fitted):
     Raises: ShapeError if samples or the image's tokens do not go together; InputError for another ratio.
     Scale: a sum over features, divided by lambda: free of the batch's size and as large as the layer; hence weights such
         as 3e-6.
+    Family: feature.
     Source: Yang et al. 2022 (ViTKD), arXiv:2209.02432, equation 4 (generation).
     Differs: nothing.
     See also: MGD, squared_sum (its mimicking part).

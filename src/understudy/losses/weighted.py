@@ -32,6 +32,7 @@ def wsld(student: Tensor, teacher: Tensor, label: Tensor, *, temperature: float 
         a :class:`~understudy.Term` moreover leaves out of the mean.
     Raises: ShapeError if the shapes do not go together; InputError for a temperature or a label that is none.
     Scale: times T²; free of the batch's size.
+    Family: response.
     Source: Zhou et al. 2021, arXiv:2102.00650, equation 12.
     Differs: from the published code in the outer weight alone, 2.5 there, which is the Term's.
     See also: soft_cross_entropy, kl.

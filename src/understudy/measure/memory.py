@@ -15,7 +15,7 @@ from torch import Tensor
 
 from understudy.errors import InputError, MachineError, MissingExtra
 
-__all__ = ["peak_memory"]
+__all__ = ["empty_onnx", "peak_memory"]
 
 PURPOSE = "Measuring the memory of an ONNX file"
 RUNS = 3  # the second may still allocate
@@ -67,7 +67,7 @@ def peak_memory(path: str | Path, inputs: Tensor | Mapping[str, Tensor], *, thre
         raise InputError(f"peak_memory: {path}: there is no such file.")
     with tempfile.TemporaryDirectory() as folder:
         empty, samples = Path(folder, "empty.onnx"), Path(folder, "samples.npz")
-        empty.write_bytes(_empty())
+        empty.write_bytes(empty_onnx())
         np.savez(Path(folder, "one.npz"), input=np.zeros(1, np.float32))
         np.savez(samples, **{name: x[:1].detach().cpu().numpy() for name, x in given.items()})  # type: ignore[arg-type]
         return {
@@ -76,7 +76,7 @@ def peak_memory(path: str | Path, inputs: Tensor | Mapping[str, Tensor], *, thre
         }
 
 
-def _empty() -> bytes:
+def empty_onnx() -> bytes:
     """An ONNX file that gives back its input."""
     try:
         from onnx import TensorProto, helper

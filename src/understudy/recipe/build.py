@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from understudy.batch import Batch
+from understudy.compress import Step
 from understudy.data.order import preserved, seed_all
 from understudy.data.parts import Parts
 from understudy.errors import InputError, MachineError, UnderstudyError
@@ -22,7 +23,18 @@ from understudy.registry import FROM_DATA, Entry, entry
 from understudy.source import sized
 from understudy.term import Term
 
-__all__ = ["Sizes", "arguments", "build", "data_of", "maker", "method_of", "sizes_of", "teacher_of", "term_of"]
+__all__ = [
+    "Sizes",
+    "arguments",
+    "build",
+    "data_of",
+    "maker",
+    "method_of",
+    "sizes_of",
+    "step_of",
+    "teacher_of",
+    "term_of",
+]
 
 Raw = Mapping[str, Any]
 
@@ -40,7 +52,7 @@ class Sizes:
     classes: int | None
 
 
-def arguments(recipe: Raw, parts: Parts, student: Callable[[], nn.Module], teacher: Any) -> dict[str, Any]:
+def arguments(recipe: Raw, parts: Parts, student: Any, teacher: Any) -> dict[str, Any]:
     """What :func:`understudy.distill` is called with, but for folder, resume and console."""
     same = (
         "task",
@@ -58,6 +70,7 @@ def arguments(recipe: Raw, parts: Parts, student: Callable[[], nn.Module], teach
     teaching = recipe["teacher"]
     told = {
         "student": student,
+        "compress": [step_of(raw) for raw in recipe["compress"] or ()],
         "teacher": teacher,
         "train": train_of(parts),
         "valid": parts.valid,
@@ -73,6 +86,11 @@ def arguments(recipe: Raw, parts: Parts, student: Callable[[], nn.Module], teach
         **{name: recipe[name] for name in same},
     }
     return told | method_of(recipe)
+
+
+def step_of(raw: Raw) -> Step:
+    """A way to make a model smaller."""
+    return raw["name"], _options(entry("compression", raw["name"]), raw)
 
 
 def method_of(recipe: Raw) -> dict[str, Any]:

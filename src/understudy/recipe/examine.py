@@ -24,14 +24,16 @@ from understudy.data.parts import Parts
 from understudy.errors import InputError, UnderstudyError
 from understudy.evaluate import FIGURES, STAGES
 from understudy.examples import Examples, device_of, outputs
+from understudy.export import TARGETS
 from understudy.job import distill
 from understudy.material import Material
 from understudy.method import Distillation
 from understudy.plan import Plan
 from understudy.preflight import check
 from understudy.progress import START
-from understudy.recipe.build import Sizes, arguments, data_of, maker, sizes_of, teacher_of, term_of, train_of
+from understudy.recipe.build import Sizes, arguments, data_of, maker, sizes_of, step_of, teacher_of, term_of, train_of
 from understudy.recipe.complaints import complaints
+from understudy.recipe.frame import deployment
 from understudy.recipe.problems import Problems
 from understudy.recipe.resolved import Resolved, resolve
 from understudy.recipe.schema import schema
@@ -40,6 +42,7 @@ from understudy.recipe.trials import check_reading, check_takes, check_term, try
 from understudy.registry import FROM_DATA, entry
 from understudy.settings import Settings
 from understudy.source import sized
+from understudy.start import TEACHER, begun, compressed
 from understudy.tasks import TASKS
 from understudy.teachers.weights import load_weights
 
@@ -123,6 +126,7 @@ class Pieces:
     parts: Parts | None = None
     sizes: Sizes | None = None
     student: Callable[[], nn.Module] | None = None
+    made: Any = None  # what the job is given as its student
     teacher: Any = None
 
     def __init__(self, problems: Problems, resolved: Resolved) -> None:
@@ -160,7 +164,7 @@ class Pieces:
         assert self.parts is not None  # else there was a problem
         assert self.sizes is not None
         assert self.student is not None
-        told = arguments(self.recipe, self.parts, self.student, self.teacher)
+        told = arguments(self.recipe, self.parts, self.made, self.teacher)
         bound = inspect.signature(distill).bind(**told, **more)
         bound.apply_defaults()
         material = Material(Plan(**bound.arguments))
@@ -168,7 +172,7 @@ class Pieces:
         self.resolved.fill(("task",), material.task.name)
         for model in (("student",), ("teacher", "model")):
             chosen = self.recipe["student"] if model == ("student",) else self.recipe["teacher"]["model"]
-            for name in FROM_DATA:
+            for name in FROM_DATA if chosen != TEACHER else ():
                 if name in entry("teacher", chosen["name"]).options:
                     self.resolved.fill((*model, name), getattr(self.sizes, name))
         return Examined(self.resolved, self.parts, self.sizes, material)
@@ -190,9 +194,6 @@ class Pieces:
         attempt, sizes, recipe = self.problems.attempt, self.sizes, self.recipe
         if sizes is None:
             return
-        if "student" in recipe:
-            self.student = attempt(("student",), lambda: maker("model", recipe["student"], sizes))
-            self._try("student", None if self.student is None else attempt(("student",), self.student))
         if "teacher" in recipe:
             self.teacher = attempt(
                 ("teacher", "model"), lambda: teacher_of(recipe["teacher"], sizes, recipe.get("seed", 0))
@@ -201,6 +202,21 @@ class Pieces:
             if self.teacher is not None and "weights" in recipe["teacher"]:
                 file = recipe["teacher"]["weights"]
                 attempt(("teacher", "weights"), lambda: load_weights(copy.deepcopy(self.teacher), file))
+        if "student" in recipe:
+            own = recipe["student"] != TEACHER
+            self.made = attempt(("student",), lambda: maker("model", recipe["student"], sizes)) if own else TEACHER
+            sound = self.made is not None and (own or self.teacher is not None)
+            whole = attempt(("student",), lambda: begun(self.made, self.teacher)) if sound else None
+            self._try("student", whole)
+            if whole is not None and attempt(("compress",), self.start) is not None:
+                self.student = self.start
+
+    def start(self) -> nn.Module:
+        """A student as it begins to learn."""
+        assert self.parts is not None  # it was made of their sizes
+        train = Examples("train", sized(self.parts.train, "train", lack="cannot be read twice"), None)
+        steps = [step_of(raw) for raw in self.recipe.get("compress") or ()]
+        return compressed(begun(self.made, self.teacher), steps, train)
 
     def _try(self, name: str, model: Any) -> None:
         few = self.few
@@ -213,18 +229,13 @@ class Pieces:
 
     def _deployed(self) -> None:
         """Inside the run's folder, and no name that the run itself gives."""
-        name = self.recipe["export"]
+        name, target = deployment(self.recipe["export"])
+        suffix = TARGETS[target].suffix
         taken = name in (*(stage for stage in STAGES if stage != "kept"), "lock")
-        if (
-            Path(name).name != name
-            or name == ".."
-            or len(name) > 100
-            or Path(name).suffix not in ("", ".onnx")
-            or taken
-        ):
+        if Path(name).name != name or name == ".." or len(name) > 100 or Path(name).suffix not in ("", suffix) or taken:
             told = f"; {shown(name)} is taken by the run itself" if taken else f"; you wrote {shown(name)}"
             raise InputError(
-                f"export: must be the name of a folder in that of the run, such as deploy, or of a file that ends in .onnx{told}."
+                f"export: must be the name of a folder in that of the run, such as deploy, or of a file that ends in {suffix}{told}."
             )
 
     def _terms(self) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from understudy.compress import finished
 from understudy.errors import CorruptError, InputError
 from understudy.examples import Examples, outputs
-from understudy.export import run_onnx
+from understudy.export import run_file
 from understudy.measure import calibration
-from understudy.outcome import RESULTS, STUDENT, deploy
+from understudy.outcome import RESULTS, STUDENT, TEACHER, deploy
 from understudy.recipe.examine import Pieces
 from understudy.recipe.text import Document
+from understudy.source import sized
 from understudy.tasks import TASKS, Task
 from understudy.teachers.weights import load_weights
 from understudy.writing import read_json
@@ -31,12 +34,16 @@ class Finished:
         task: what the labels mean.
         examples: the part of the data that was asked for.
         classes: names of the labels.
+        raw: how a file as it comes becomes an input, where the data set tells.
+        train: the training data as it is, to see the ranges of activations on.
     """
 
     student: nn.Module
     task: Task
     examples: Examples
     classes: tuple[str, ...] | None
+    raw: Mapping[str, Any] | None = None
+    train: Any = None
 
     @classmethod
     def open(cls, folder: Path, document: Document, part: str | None = None) -> Finished:
@@ -54,15 +61,25 @@ class Finished:
         told = read_json(folder / RESULTS)
         if not isinstance(told, dict) or told.get("task") not in TASKS:
             raise CorruptError(f"{folder / RESULTS}: is damaged: it names no task.")
-        pieces = Pieces.of(document, only=("data", "student"))
+        made_of = ("teacher", "compress") if document.value.get("compress") else ()
+        pieces = Pieces.of(document, only=("data", "student", *made_of))
         assert pieces.parts is not None  # else there was a problem
         assert pieces.student is not None
         part = part or ("valid" if pieces.parts.test is None else "test")
         data = getattr(pieces.parts, part)
         if data is None:
             raise InputError(f"{folder}: the data has no part {part!r}. Give another: --on valid.")
-        student = load_weights(pieces.student(), folder / STUDENT).eval()
-        return cls(student, TASKS[told["task"]], Examples.read(data, part), pieces.parts.classes)
+        if made_of and (folder / TEACHER).exists():  # of whose weights the student was made
+            pieces.teacher = load_weights(pieces.teacher, folder / TEACHER)
+        student = load_weights(finished(pieces.student()), folder / STUDENT).eval()
+        return cls(
+            student,
+            TASKS[told["task"]],
+            Examples.read(data, part),
+            pieces.parts.classes,
+            pieces.parts.raw,
+            pieces.parts.train,
+        )
 
     def figures(self, file: Path | None = None) -> dict[str, Any]:
         """The task's figures of the student, or of an exported file, on this part of the data."""
@@ -77,13 +94,17 @@ class Finished:
                 raise InputError(
                     f"{file}: takes inputs by name, which is not supported here. Score it with its predict.py."
                 )
-            made = run_onnx(file / "model.onnx" if file.is_dir() else file, inputs)
+            made = run_file(file, inputs)
         told = {"part": self.examples.name, "samples": self.examples.samples, **self.task.metrics(made, labels)}
         if self.task.name == "classification":
             known = self.task.labelled(labels)
             told["calibration_error"] = calibration(made[known].softmax(-1), labels[known]).error
         return told
 
-    def export(self, path: Path) -> dict[str, float]:
+    def export(self, path: Path, target: str | None = None) -> dict[str, float]:
         """Write the student for deployment: see :func:`understudy.outcome.deploy`."""
-        return deploy(path, self.student, self.examples, self.task, self.classes)
+        train = self.train
+        seen = None if train is None else Examples("train", sized(train, "train", lack="cannot be read twice"), None)
+        return deploy(
+            path, self.student, self.examples, self.task, self.classes, raw=self.raw, target=target, training=seen
+        )

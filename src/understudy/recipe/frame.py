@@ -11,12 +11,27 @@ from typing import Annotated, Any, Literal
 from understudy.progress import Curve
 from understudy.recipe.forms import Named, Rule
 
-__all__ = ["ADAMW", "Recipe", "Teacher", "TermOf"]
+__all__ = ["ADAMW", "Export", "Recipe", "Teacher", "TermOf", "deployment"]
 
 Many = Annotated[int, Rule("minimum", 1), Rule("maximum", 1_000_000)]
 Data = Annotated[Any, Named("data")]
 
 ADAMW = {"name": "AdamW", "lr": 3e-3, "schedule": {"name": "cosine", "start": 1, "end": 0}, "warmup": 0.05}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What to deploy.
+
+    Attributes:
+        to: the name of a folder with predict.py, in that of the run, or of a file with the target's ending.
+        target: form of the file, and the runtime that runs it; those in 8 bits are calibrated on training data.
+    """
+
+    to: Annotated[str, Rule("minLength", 1)] = "deploy"
+    target: Literal[
+        "onnx", "onnx-int8", "torch", "executorch", "executorch-int8", "openvino", "openvino-int8", "coreml", "litert"
+    ] = "onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +44,8 @@ class Teacher:
         epochs: train it first, for so many passes over its data.
         data: what it is trained on, if not the student's data.
         optimizer: of its training, if not the students' one.
-        store: a folder of what it says of every sample, asked once and read by all students, of other runs too; from where
-            you are, not from the recipe; auto keeps it with the run where that spares asking again; null asks in every step.
+        store: a folder of what it says of every sample, asked once and read by all students, of other runs too; auto keeps
+            it with the run where that spares asking again; null asks in every step.
         run: how it runs while students learn; auto takes the fastest way here that gives the same answers within 2 %.
     """
 
@@ -39,8 +54,8 @@ class Teacher:
     epochs: Annotated[int, Rule("minimum", 0), Rule("maximum", 1_000_000)] = 0
     data: Data | None = None
     optimizer: Annotated[Any, Named("optimizer")] | None = None
-    store: Annotated[str, Rule("minLength", 1)] | None = "auto"
-    run: Literal["auto", "fp32", "channels_last", "bf16", "compiled", "compiled-bf16"] = "auto"
+    store: Literal["auto"] | Path | None = "auto"
+    run: Literal["auto", "fp32", "channels_last", "bf16", "compiled", "compiled-bf16", "onnx", "int8"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +84,7 @@ class Recipe:
     Attributes:
         task: what the labels mean; inferred from them if not given.
         data: what is learnt from; `understudy list data` has them all.
-        student: the small model.
+        student: the small model; or teacher, for one that begins as the teacher and is made smaller by compress.
         teacher: the big one.
         method: how the student learns; `understudy list methods` has them all. Or give terms.
         terms: a method of your own: losses at addresses, with weights.
@@ -81,9 +96,10 @@ class Recipe:
         fine_tune: whether to fine-tune on the hard labels after distilling.
         draws: views of each sample, where they are augmented, that the epochs go through in turn; a new one each epoch if not given.
         precision: of the students' training; auto takes bf16 where that is clearly faster here.
+        compress: what is done to the student before it learns, in this order; `understudy list compressions` has them all.
         accept: conditions on the kept student, such as {accuracy: ">= 0.97 * teacher"}.
         report: whether to write report.html.
-        export: what to deploy, in the run's folder: the name of a folder with predict.py, or of a file that ends in .onnx; null for none.
+        export: what to deploy, in the run's folder: the name of a folder with predict.py, or of a file that ends in .onnx; or its name and target; null for none.
         device: where to train: cpu, cuda, ...; the GPU if there is one.
         threads: of the processor, for computing; torch's own choice if not given. Results are the same at equal threads.
         workers: processes that load data.
@@ -91,7 +107,7 @@ class Recipe:
 
     task: Literal["classification", "multi-label", "regression"] | None = None
     data: Data
-    student: Annotated[Any, Named("model")]
+    student: Literal["teacher"] | Annotated[Any, Named("model")]
     teacher: Teacher
     method: Annotated[Any, Named("method")] | None = None
     terms: Annotated[Sequence[Annotated[Any, Named("term")]], Rule("minItems", 1)] | None = None
@@ -103,9 +119,17 @@ class Recipe:
     fine_tune: bool = True
     draws: Many | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compress: Annotated[Sequence[Annotated[Any, Named("compression")]], Rule("minItems", 1)] | None = None
     accept: Mapping[str, str] | None = None
     report: bool = True
-    export: Annotated[str, Rule("minLength", 1)] | None = "deploy"
+    export: Annotated[str, Rule("minLength", 1)] | Export | None = "deploy"
     device: str | None = None
     threads: Annotated[int, Rule("minimum", 1), Rule("maximum", 1024)] | None = None
     workers: Annotated[int, Rule("minimum", 0), Rule("maximum", 64)] = 0
+
+
+def deployment(asked: str | Mapping[str, Any]) -> tuple[str, str]:
+    """The place and the target of what a recipe has under ``export``."""
+    if isinstance(asked, str):
+        return asked, "onnx"
+    return asked.get("to", "deploy"), asked.get("target", "onnx")

@@ -136,7 +136,8 @@ class _Filling:
     def value(self, annotation: Any, value: Any, where: Where) -> Any:
         """One value, and all that is in it."""
         parts = typing.get_args(annotation)
-        if isinstance(value, str) and any(entry_kind(a) for a in (annotation, *parts)):
+        words = [word for part in parts if typing.get_origin(part) is typing.Literal for word in typing.get_args(part)]
+        if isinstance(value, str) and value not in words and any(entry_kind(a) for a in (annotation, *parts)):
             self.made.origins[(*where, "name")] = self._origin(where)
             value = {"name": value}
         if isinstance(value, str) and Path in parts and str in parts:  # a folder, if there is one; else a name

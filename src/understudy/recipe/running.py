@@ -12,10 +12,13 @@ from rich.console import Console
 
 from understudy.environment import environment
 from understudy.errors import InputError, MissingExtra
+from understudy.export import TARGETS
 from understudy.job import perform
 from understudy.outcome import Distilled
+from understudy.parallel import one_process
 from understudy.plan import FACTS
 from understudy.recipe.examine import Examined, examine
+from understudy.recipe.frame import deployment
 from understudy.recipe.text import Document, read
 from understudy.writing import make_folder, write_json, write_text
 
@@ -26,8 +29,7 @@ RECIPE, ENVIRONMENT, REPORT = "recipe.yaml", "environment.json", "report.html"
 FREE = ("device", "workers", "threads", "accept", "report", "export")
 """Keys that may differ when a run is resumed: they change no weight, or only its last bits, of which the run warns."""
 
-_NEEDS = {"report": ("jinja2", "matplotlib"), "export": ("onnx", "onnxscript", "onnxruntime")}
-_EXTRAS = {"report": "report", "export": "onnx"}
+_PAGE = ("jinja2", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,10 @@ class Ran:
         for what, path in (("The run", self.folder), ("The page", self.page), ("To deploy", self.deployed)):
             if path is not None:
                 console.print(f"{what + ':':<11}{path}", soft_wrap=True)
-        if self.figures:
-            metric, part = self.result.task.metric, self.result.measured_on
+        metric, part = self.result.task.metric, self.result.measured_on
+        if self.deployed is not None and metric not in self.figures:
+            console.print(f"{'':<11}not run: its runtime does not exist on this system", soft_wrap=True)
+        elif self.figures:
             console.print(f"{'':<11}{metric} of the file on {part}: {self.figures[metric]:.3f}", soft_wrap=True)
 
 
@@ -63,6 +67,7 @@ def run(document: Document, out: Path, *, resume: bool = False, console: Console
 
     Raises: whatever :func:`~understudy.recipe.examine.examine` and :func:`understudy.distill` raise.
     """
+    one_process("understudy run")
     console = console or Console(highlight=False)
     examined = examine(document, folder=out, resume=resume, console=console)
     wishes, missing = wished(document, examined)
@@ -72,9 +77,12 @@ def run(document: Document, out: Path, *, resume: bool = False, console: Console
     console.print()
     result.show(console)
     page = result.report(out / REPORT) if wishes["report"] else None
-    target = out / wishes["export"] if wishes["export"] else None
-    figures = {} if target is None else result.export(target)
-    ran = Ran(result, out, page, target, figures)
+    deployed, figures = None, dict[str, float]()
+    if wishes["export"]:
+        to, target = deployment(wishes["export"])
+        deployed, train = out / to, examined.material.data["train"]
+        figures = result.export(deployed, raw=examined.parts.raw, target=target, training=train)
+    ran = Ran(result, out, page, deployed, figures)
     ran.show(console)
     return ran
 
@@ -91,7 +99,10 @@ def claim(out: Path, examined: Examined, resume: bool, free: Sequence[str] = FRE
         changed = examined.resolved.differences(read(known).value, free)
         if changed:
             told = "\n".join(f"  {line}" for line in changed)
-            raise InputError(f"{out}: holds a run of another recipe:\n{told}\nChoose another folder: --out.")
+            raise InputError(
+                f"{out}: holds a run of another recipe:\n{told}\nChoose another folder: --out. "
+                f"Or name the folder, {out}, in place of the recipe: then that run goes on as it is."
+            )
         return []
     new = resume and not (out / FACTS).exists()
     if (out / FACTS).exists() and not resume:
@@ -111,10 +122,12 @@ def wished(document: Document, examined: Examined) -> tuple[dict[str, Any], list
 
     Raises: MissingExtra for what the recipe itself asks for.
     """
-    wishes, notes = {name: examined.resolved.value[name] for name in _NEEDS}, list[str]()
-    for name, modules in _NEEDS.items():
+    wishes, notes = {name: examined.resolved.value[name] for name in ("report", "export")}, list[str]()
+    target = TARGETS[deployment(wishes["export"] or "")[1]]
+    needs = {"report": (_PAGE, "report", ""), "export": (target.packages, target.extra, target.fix)}
+    for name, (modules, extra, fix) in needs.items():
         if wishes[name] and not all(importlib.util.find_spec(module) for module in modules):
-            missing = MissingExtra(f"{document.place((name,))}: {name}", _EXTRAS[name])
+            missing = MissingExtra(f"{document.place((name,))}: {name}", extra, fix=fix)
             if name in document.value:
                 raise missing
             notes.append(f"{missing} Until then there is none.")

@@ -38,7 +38,8 @@ def _column(column: Mapping[str, Any], values: Sequence[Any]) -> tuple[dict[str,
     numbers = [_number(value) for value in there]
     numeric = bool(there) and None not in numbers
     better = column.get("better")
-    best = _best([n for n in numbers if n is not None and math.isfinite(n)], better) if numeric else None
+    finite = [n for n in numbers if n is not None and math.isfinite(n)]
+    best = _best(finite, better, column.get("above")) if numeric else None
     form = column.get("form") or "{}"
     head = {"title": column["title"], "numeric": numeric, "better": better if numeric else None}
     return head, [_cell(value, form, numeric, best) for value in values]
@@ -81,8 +82,9 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _best(numbers: Sequence[float], better: str | None) -> float | None:
-    """The best of the numbers, where there is a choice."""
+def _best(numbers: Sequence[float], better: str | None, above: float | None) -> float | None:
+    """The best of the numbers, where there is a choice, and where it is good at all."""
     if better not in ("max", "min") or len(set(numbers)) < 2:
         return None
-    return max(numbers) if better == "max" else min(numbers)
+    best = max(numbers) if better == "max" else min(numbers)
+    return best if above is None or best > above else None

@@ -27,7 +27,7 @@ LETTERS, VALUE = 400, 4000
 
 _KEYS = (
     "title", "verdict", "columns", "rows", "curves", "soft_labels", "calibration", "confusion", "differences", "layers", "recipe",
-    "environment",
+    "choices", "environment",
 )  # fmt: skip
 
 
@@ -38,7 +38,8 @@ def page(run: Mapping[str, Any]) -> str:
         run: a mapping with any of
 
             - ``title``, and ``verdict``: a list of sentences, the most important first;
-            - ``columns``: ``{"key", "title", "form", "better": "max" | "min" | None}``, and ``rows``: ``{key: value}``, where
+            - ``columns``: ``{"key", "title", "form", "better": "max" | "min" | None}``, where the best one stands out, if it is
+              more than ``"above"``, should that be there; and ``rows``: ``{key: value}``, where
               a value is a number, a text, ``{"mean", "half"}``, or None;
             - ``curves``: ``{"stage", "seed", "records"}`` with the records of ``metrics.jsonl``;
             - ``soft_labels``: ``{"temperatures", "classes", "samples": [{"image", "text", "label", "logits"}]}``;
@@ -48,7 +49,7 @@ def page(run: Mapping[str, Any]) -> str:
             - ``layers``: ``{"student", "teacher", "term", "kind": "heat" | "samples", "measured", "figures": {model: {"mean", "half"}}}``
               with ``"samples": [{"image", "words", "label", "maps": {model: {"values", "likeness"}}}]`` or with ``"labels"`` and
               ``"matrices": {model: {"values", "likeness", "within", "between"}}``; or with ``"failed"``, a text;
-            - ``recipe`` and ``environment``: ``{name: text}``.
+            - ``recipe``, ``choices`` and ``environment``: ``{name: text}``.
 
     Raises: InputError for data of another form; MissingExtra without jinja2 or matplotlib.
     """
@@ -76,6 +77,7 @@ def page(run: Mapping[str, Any]) -> str:
         differences=_differences(run.get("differences") or ()),
         layers=layers(run.get("layers") or ()),
         recipe=_definitions(run.get("recipe") or {}),
+        choices=_definitions(run.get("choices") or {}),
         environment=_definitions(run.get("environment") or {}),
     )
     return html.encode("utf-8", "replace").decode()  # half of a surrogate pair cannot be written to a file

@@ -12,7 +12,7 @@ from understudy.address import Address
 from understudy.batch import Batch
 from understudy.errors import InputError
 
-__all__ = ["Stored", "Table", "field_of"]
+__all__ = ["InMemory", "Joined", "Stored", "Table", "address_of", "field_of"]
 
 
 def field_of(address: Address) -> str:
@@ -22,6 +22,15 @@ def field_of(address: Address) -> str:
     ('', 'layer3/logits')
     """
     return str(address).removeprefix("stop ").removeprefix(address.model).removeprefix(".")
+
+
+def address_of(field: str) -> Address:
+    """Where the teacher has what a table calls so.
+
+    >>> [str(address_of(field)) for field in ("", "/logits", "layer3#0/logits")]
+    ['teacher', 'teacher/logits', 'teacher.layer3#0/logits']
+    """
+    return Address.parse(f"teacher{'' if field[:1] in ('', '/') else '.'}{field}")
 
 
 class Table(Protocol):
@@ -56,12 +65,29 @@ class InMemory:
         return {name: table[ids.to(table.device) + draw * self.samples] for name, table in self.fields.items()}
 
 
+class Joined:
+    """Tables of the same samples, each with some of the fields."""
+
+    def __init__(self, *tables: Table) -> None:
+        self.tables = tables
+
+    @property
+    def fields(self) -> list[str]:
+        """Those of all of them."""
+        return [name for table in self.tables for name in table.fields]
+
+    def rows(self, ids: Tensor, draw: int = 0) -> dict[str, Tensor]:
+        """Of each field ``[N, ...]``."""
+        return {name: rows for table in self.tables for name, rows in table.rows(ids, draw).items()}
+
+
 class Stored:
     """A teacher that is a table: what stands there of each sample, by the batch's ``index`` and ``draw``.
 
     Args:
         outputs: ``[samples, ...]``, in the order of the samples' ids; or a table of several fields.
-        facts: what the table is of, if it is not in memory: a run that is resumed must have the same.
+        facts: what the table is of: a run that is resumed must have the same. Of a table in memory that is not told so,
+            what stands in it.
         fixed: samples are the same at every draw, and stand there once.
     """
 
@@ -71,7 +97,7 @@ class Stored:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What identifies it."""
-        if isinstance(self.table, InMemory):
+        if isinstance(self.table, InMemory) and not self.facts:
             return {name or "outputs": tensor for name, tensor in self.table.fields.items()}
         return {"facts": torch.frombuffer(bytearray(self.facts.encode()), dtype=torch.uint8)}
 

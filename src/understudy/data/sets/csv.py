@@ -71,8 +71,9 @@ def csv(
             notes += tables[part].notes
     more = None if unlabelled is None else _inputs(Path(unlabelled), reading, label, delimiter, notes)
     names = tables["train"].classes
+    raw = {"kind": "csv", "columns": reading["columns"], "delimiter": reading["delimiter"]}
     check_classes(where, {p: t.tensors[1] for p, t in tables.items()}, names, unlabelled is not None)
-    return Parts(tables["train"], tables["valid"], tables.get("test"), names, more, tuple(dict.fromkeys(notes)))
+    return Parts(tables["train"], tables["valid"], tables.get("test"), names, more, tuple(dict.fromkeys(notes)), raw)
 
 
 def _table(cells: Mapping[str, Cells], reading: Mapping[str, Any], notes: list[str]) -> Table:

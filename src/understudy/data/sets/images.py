@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from understudy.data.augment import Augment, viewed
-from understudy.data.images import ImageFolder, image_folder
+from understudy.data.images import SUFFIXES, ImageFolder, image_folder
 from understudy.data.parts import Parts
 from understudy.data.shares import groups_of, held_out, shares_of
 from understudy.errors import InputError
@@ -64,7 +64,14 @@ def images(
         if folder is not None and part not in parts:
             parts[part] = image_folder(Path(str(folder)), size=size, channels=channels, classes=whole.classes)
     more = None if unlabelled is None else image_folder(Path(unlabelled), size=size, channels=channels)
-    found = Parts(parts["train"], parts["valid"], parts.get("test"), whole.classes, more, tuple(notes))
+    raw: dict[str, Any] = {
+        "kind": "pictures",
+        "size": list(whole.size),
+        "channels": channels,
+        "suffixes": list(SUFFIXES),
+    }
+    raw |= {"mean": mean, "std": std}
+    found = Parts(parts["train"], parts["valid"], parts.get("test"), whole.classes, more, tuple(notes), raw)
     return viewed(found, augment, mean, std)
 
 

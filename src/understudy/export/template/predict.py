@@ -6,6 +6,7 @@ python predict.py input.npy --out predictions.npy    writes class indices, a 0 o
 
 import argparse
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,19 @@ def prepare(raw: np.ndarray, facts: Any) -> np.ndarray:
     if list(raw.shape[1:]) != facts["shape"]:
         raise SystemExit(f"The samples have the shape {list(raw.shape[1:])}, but {facts['shape']} is needed.")
     array = raw.astype(facts["dtype"], casting="same_kind")
-    if facts["layout"] == "channels_last":
-        array = np.moveaxis(array, -1, 1)
+    array = np.moveaxis(array, -1, 1) if facts["layout"] == "channels_last" else array
     if facts["scale"] is None:  # whole numbers, which the model takes as they are
         return array
     mean, std = (np.array(facts[k], array.dtype).reshape(-1, *[1] * (array.ndim - 2)) for k in ("mean", "std"))
-    scaled: np.ndarray = (array * array.dtype.type(facts["scale"]) - mean) / std
-    return scaled
+    return np.asarray((array * array.dtype.type(facts["scale"]) - mean) / std)
 
 
 def predict(inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """The predictions for prepared inputs: as an array, and as an entry for each sample."""
     session = onnxruntime.InferenceSession(FOLDER / "model.onnx", providers=["CPUExecutionProvider"])
-    parts = zip(*(np.array_split(x, len(x) // 256 + 1) for x in inputs.values()), strict=True)
-    y = np.concatenate([session.run(None, dict(zip(inputs, part, strict=True)))[0] for part in parts])
+    parts = zip(*(np.array_split(x, -(-len(x) // FACTS["batch"]) or 1) for x in inputs.values()), strict=True)
+    batches = [dict(zip(inputs, part, strict=True)) for part in parts]
+    y = np.concatenate([session.run(None, batch)[0] for batch in batches])
     names = np.array(FACTS["classes"])
     if FACTS["task"] == "classification":
         odds, best = np.exp(y - y.max(1, keepdims=True)), y.argmax(1)
@@ -49,11 +49,14 @@ def predict(inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, list[dict[str, A
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="What the model says of the samples in a file.")
-    parser.add_argument("file", type=Path, help="samples as .npy; for several inputs, an .npz with their names")
+    parser.add_argument("file", type=Path, help="samples as .npy or .npz; beside read_raw.py: also as they come")
     parser.add_argument("--out", type=Path, help="write the predictions to this .npy instead of printing them")
     given = parser.parse_args()
-    with given.file.open("rb") as file:
+    raw = "raw" in FACTS and given.file.suffix not in (".npy", ".npz")
+    opened = runpy.run_path(str(FOLDER / "read_raw.py"))["opened"](given.file, FACTS["raw"]) if raw else None
+    with opened or given.file.open("rb") as file:
         stored = np.load(file)
         stored = dict(zip(FACTS["inputs"], [stored], strict=True)) if isinstance(stored, np.ndarray) else dict(stored)
     array, entries = predict({k: prepare(stored[k], facts) for k, facts in FACTS["inputs"].items()})
+    entries = [{"sample": name, **e} for name, e in zip(opened.names, entries, strict=True)] if opened else entries
     np.save(given.out, array) if given.out else print(json.dumps(entries, allow_nan=False))

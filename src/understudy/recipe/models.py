@@ -1,0 +1,42 @@
+"""The models of a run that has ended, as they are measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from understudy.errors import InputError
+from understudy.outcome import TEACHER
+from understudy.recipe.examine import Pieces
+from understudy.recipe.finished import Finished
+from understudy.recipe.frame import deployment
+from understudy.recipe.text import Document
+from understudy.teachers.weights import load_weights
+
+__all__ = ["models"]
+
+
+def models(folder: Path, document: Document, samples: int) -> tuple[dict[str, Any], Tensor]:
+    """Teacher, if it is a module, student, and what was exported, by name; and so many samples as they take them.
+
+    Raises: InputError for a folder without a finished run, or for a model whose input is not one tensor.
+    """
+    done = Finished.open(folder, document)
+    inputs = done.examples.few(samples).inputs()
+    if inputs is None:
+        raise InputError(
+            f"{folder}: its models take inputs by name, which is not supported here. Name its exported file."
+        )
+    pieces = Pieces.of(document, only=("data", "teacher"))
+    found: dict[str, Any] = {}
+    weights = folder / TEACHER if (folder / TEACHER).exists() else pieces.recipe["teacher"].get("weights")
+    if isinstance(pieces.teacher, nn.Module):
+        taught = pieces.teacher if weights is None else load_weights(pieces.teacher, Path(weights))
+        found[f"{folder.name}: teacher"] = taught.eval()
+    found[f"{folder.name}: student"] = done.student
+    exported = folder / deployment(document.value.get("export") or "")[0]
+    if exported != folder and exported.exists():
+        found[str(exported)] = exported
+    return found, inputs
