@@ -1,10 +1,10 @@
 """What each target of an export makes of three small models: bytes, error and agreement, and accuracy scored from the file.
 
 A CNN of 56,554 parameters, one of 3,778 and a residual network learn the handwritten digits for a few seconds each. Each is then
-written for every target whose packages are here, compared with the model on the 1,497 test images, and scored on them. Targets in
+written for every target whose packages are here, compared with the model on the 400 test images, and scored on them. Targets in
 8 bits see 256 training images. A target without a runtime on this system is marked "not run".
 
-    python examples/exports.py          three minutes on one core with all packages
+    python examples/exports.py          two minutes on one core with all packages
     python examples/exports.py onnx onnx-int8
 """
 

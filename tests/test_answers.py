@@ -114,8 +114,8 @@ def test_the_teacher_is_asked_once_for_all_seeds() -> None:
     live = asked(train=TRAIN, store=None)
     stored = asked(train=TRAIN)
     # Three epochs and a dry run of two seeds, against every sample once; two more show the shapes. Before that each is timed:
-    # on four batches of a step, and on three of as many rows as are asked for at once.
-    assert live - stored == 2 * (48 * 3 + 16) - (48 + 2) + 4 * 16 - 3 * 48
+    # on five batches of a step, and on three of as many rows as are asked for at once.
+    assert live - stored == 2 * (48 * 3 + 16) - (48 + 2) + 5 * 16 - 3 * 48
     assert asked(train=moving(), draws=2) - stored == 48
 
 

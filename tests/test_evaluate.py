@@ -42,7 +42,7 @@ def test_a_student_that_names_always_the_same_class_is_told_first() -> None:
     assert told[0].startswith(
         "Warning: the student (accuracy 0.300) is hardly better than the best constant answer (0.300)"
     )
-    assert "understudy compare --tune" in told[0]
+    assert "understudy compare RECIPE --methods all --tune" in told[0]
     assert "Distillation hurt" in told[1]
 
 

@@ -85,6 +85,22 @@ class Condition:
         equals = f" = {against}" if self.model else ""
         return met, f"{self.name} {shown} {self.op} {self.limit}{equals}: {'met' if met else 'not met'}"
 
+    def lack(self, value: float | None, teacher: float | None = None, alone: float | None = None) -> str | None:
+        """By how much the student's figure misses it, in words; None if it is met.
+
+        >>> parse({"accuracy": ">= 0.97 * teacher"})[0].lack(0.931, teacher=0.99)
+        'accuracy 0.931 is 0.029 below 0.97 * teacher = 0.960'
+        """
+        met, told = self.check(value, teacher, alone)
+        reference = {None: 0.0, "teacher": teacher, "alone": alone}[self.model]
+        if met or value is None or reference is None or math.isnan(value - reference):
+            return None if met else told
+        limit = self.factor * reference + self.offset
+        shown, against = _told_apart(value, limit)
+        by, equals = abs(value - limit), f" = {against}" if self.model else ""
+        side = "below" if self.op in (">=", ">") else "above"
+        return f"{self.name} {shown} is {by:.{min(_decimals(by), 12)}f} {side} {self.limit}{equals}"
+
 
 def parse(accept: Mapping[str, Any] | None, known: Collection[str] = ()) -> list[Condition]:
     """Every condition, or one error with all that is wrong with any of them.

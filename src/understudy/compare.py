@@ -1,4 +1,4 @@
-"""All methods under one protocol: what ``understudy compare`` does with a recipe, and what it leaves in its folder."""
+"""All methods under one protocol: what ``understudy compare --methods`` does with a recipe, and what it leaves in its folder."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def compare(
 
 def _asked(names: Sequence[str] | None, tune: bool) -> list[str]:
     """The options of the command line that say which methods, and how."""
-    return [*([] if names is None else ["--methods", ",".join(names)]), *(["--tune"] if tune else [])]
+    return [*(["--methods", "all" if names is None else ",".join(names)]), *(["--tune"] if tune else [])]
 
 
 def _command(out: Path, command: Sequence[str], asked: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ from understudy.feed import Feed, workers_watched
 from understudy.folder import Journal, Lock
 from understudy.method import Method, Progress
 from understudy.modes import as_found
-from understudy.play import Outcome, build_players, play, prepare
+from understudy.play import Outcome, Undo, build_players, play, prepare
 from understudy.settings import Settings
 from understudy.signals import Interrupts
 from understudy.state import check_arguments, compare, identity, level, load_module, load_player, pace, whole
@@ -145,6 +145,7 @@ class _Run:
         seed_all(self.settings.seed, "dry run")
         self.method.dry_run(self.feed.first().to(self.device, channels_last=self.settings.channels_last))
         self.players = build_players(self.method, self.settings.optim_for, scaled=self.settings.precision == "fp16")
+        self.undo = Undo(self.method)
         state = None if found is None else thaw(*found)
         if self.folder is not None or parallel.ranks() > 1:
             self.identity = identity(self.method, self.settings.identity(), self.feed.samples)
@@ -192,7 +193,7 @@ class _Run:
         prepared, stop = prepare(self.method, batches, progress, interrupts.asked)
         if stop:
             self._interrupted()
-        outcome = play(self.method, prepared, progress, self.players, self.settings.autocast)
+        outcome = play(self.method, prepared, progress, self.players, self.settings.autocast, self.undo)
         with torch.no_grad():
             parallel.sync_batch_norm(self.method)
             self.method.after(progress)
@@ -293,7 +294,6 @@ class _Run:
 
     def _interrupted(self) -> None:
         self._save()
-        kept = "Nothing was saved: no folder was given."
-        if self.folder is not None:
-            kept = f"{self.folder} holds it; resume=True goes on."
+        none = self.folder is None
+        kept = "Nothing was saved: no folder was given." if none else f"{self.folder} holds it; resume=True goes on."
         raise Interrupted(f"stopped after step {self.step} of {self.steps}. {kept}")

@@ -23,7 +23,19 @@ from understudy.modes import evaluating
 from understudy.tasks import Task
 from understudy.views import View
 
-__all__ = ["FIGURES", "STAGES", "Evidence", "Trial", "best_trial", "costs", "decide", "quality", "rows", "verdict"]
+__all__ = [
+    "FIGURES",
+    "MISSED",
+    "STAGES",
+    "Evidence",
+    "Trial",
+    "best_trial",
+    "costs",
+    "decide",
+    "quality",
+    "rows",
+    "verdict",
+]
 
 STAGES = {
     "teacher": "teacher",
@@ -40,7 +52,9 @@ NOTHING, MUCH = 0.1, 0.8
 less than the second of what the student alone has, much less than that."""
 
 COSTS = ("parameters", "size_mb", "latency_ms_p50", "latency_ms_p99", "peak_memory_mb")
-FIGURES = ("divergence", "agreement", "gap_closed", "seconds", *COSTS)
+MISSED = "missed_share"
+"""Of inferences that take longer than ``deadline_ms``; told where that is given."""
+FIGURES = ("divergence", "agreement", "gap_closed", "seconds", *COSTS, MISSED)
 """Figures of every task, beside its own."""
 
 Figures = dict[str, dict[str, list[float]]]
@@ -146,23 +160,24 @@ def _figures(evidence: Evidence, made: Tensor, taught: Tensor, stage: str) -> di
     return figures
 
 
-def costs(evidence: Evidence) -> dict[str, dict[str, float | None]]:
+def costs(evidence: Evidence, deadline_ms: float | None = None) -> dict[str, dict[str, float | None]]:
     """Size, latency and memory of the teacher and of the student, whose stages are all alike in this; of forms the size."""
     one = evidence.data.few(1)
     forms = {name: evidence.model(name) for name in evidence.forms}
     sizes: dict[str, dict[str, float | None]] = {
         name: {"parameters": parameters(form), "size_mb": size_mb(form)} for name, form in forms.items()
     }
-    return {name: _costs(evidence.model(name), one, evidence.give) for name in ("teacher", "kept")} | sizes
+    timed = {name: _costs(evidence.model(name), one, evidence.give, deadline_ms) for name in ("teacher", "kept")}
+    return timed | sizes
 
 
-def _costs(model: Any, one: Examples, give: Call) -> dict[str, float | None]:
+def _costs(model: Any, one: Examples, give: Call, deadline_ms: float | None) -> dict[str, float | None]:
     (batch,) = one.source.in_order()
     inputs = batch.to(device_of(model)).inputs
     # A teacher that came in training mode would be timed in it, and its BatchNorm would follow the one sample.
     with evaluating(model) if isinstance(model, nn.Module) else contextlib.nullcontext():
-        timed = latency(lambda: give(model, inputs))
-    told: dict[str, float | None] = {k: v for k, v in timed.items() if k.startswith("latency")}
+        timed = latency(lambda: give(model, inputs), deadline_ms=deadline_ms)
+    told: dict[str, float | None] = {k: v for k, v in timed.items() if k.startswith("latency") or k == MISSED}
     if isinstance(model, nn.Module):
         told |= {"parameters": parameters(model), "size_mb": size_mb(model), "peak_memory_mb": _memory(model, one)}
     return told
@@ -286,7 +301,7 @@ def _remedy(alone: bool | None) -> str:
     if not alone:
         also = "" if alone is None else "So is the student alone. "
         return f"{also}See whether learning rate, epochs, weights and data are right."
-    return "Alone it learns more, so give the teacher's terms less weight: `understudy compare --tune` finds one."
+    return "Alone it learns more, so give the teacher's terms less weight: `understudy compare RECIPE --methods all --tune` finds one."
 
 
 def _hurt(task: Task, these: Mapping[str, Sequence[float]], those: Mapping[str, Sequence[float]]) -> bool:

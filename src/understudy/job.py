@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -37,7 +38,7 @@ from understudy.start import Make
 from understudy.tasks import Task
 from understudy.views import View, views
 
-__all__ = ["distill", "perform", "train_stage"]
+__all__ = ["Trying", "distill", "perform", "train_stage"]
 
 OPTIMIZER = Optim("AdamW", lr=3e-3, schedule=cosine(1, 0), warmup=0.05)
 
@@ -67,6 +68,7 @@ def distill(
     compress: Sequence[Step] = (),
     fine_tune: bool = True,
     accept: Mapping[str, str] | None = None,
+    deadline_ms: float | None = None,
     classes: Sequence[str] | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
@@ -108,6 +110,7 @@ def distill(
             a name and options, such as ``[("narrower", {"ratio": 0.25}), "qat"]``. Measured and handed on is what comes of it.
         fine_tune: whether to fine-tune on the hard labels after distilling.
         accept: conditions on the kept student, such as ``{"accuracy": ">= 0.97 * teacher"}``; see :mod:`understudy.accept`.
+        deadline_ms: by which one inference is to be done: adds the figure ``missed_share``, of 1,000 that take longer.
         classes: names of the classes, for the page and the export.
         folder: where everything is kept; None keeps nothing on the disk.
         resume: go on with the folder's job, if it has one, stage by stage and step by step.
@@ -126,10 +129,30 @@ def distill(
     return perform(material)
 
 
-def perform(material: Material) -> Distilled:
-    """Do the job that these things are for, which have been checked."""
+@dataclass(frozen=True, kw_only=True)
+class Trying:
+    """How a job is done that is one of several attempts.
+
+    Attributes:
+        last: whether it is the one that is handed on: it is measured on the test data, as any job is. Others are measured on the
+            validation data.
+        costs: whether latency, size and memory are wanted of one that is not the last.
+        judge: the teacher that students are compared with, where another one has taught them.
+        shared: folders of stages that several attempts have alike, by the stage's name.
+        callbacks: of every training.
+    """
+
+    last: bool = False
+    costs: bool = False
+    judge: Any = None
+    shared: Mapping[str, Path] = field(default_factory=dict)
+    callbacks: Sequence[Callback] = ()
+
+
+def perform(material: Material, trying: Trying | None = None) -> Distilled:
+    """Do the job that these things are for, which have been checked. What an attempt comes to is not written into its folder."""
     with material.plan.locked():
-        return Job(material).run()
+        return Job(material, trying).run()
 
 
 def train_stage(
@@ -164,8 +187,10 @@ class Job:
         choices: what was chosen automatically, and why.
     """
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, material: Material, trying: Trying | None = None) -> None:
         self.material, self.plan, self.task = material, material.plan, material.task
+        self.trying = trying or Trying(last=True)
+        self.keeps = trying is None
         self.teacher, self.data, self.stages = material.teacher, material.data, material.stages
         self.seconds: dict[str, list[float]] = {}
         self.choices: dict[str, dict[str, Any]] = {}
@@ -179,7 +204,8 @@ class Job:
         check_teacher(self.material)
         teacher = self._ask()
         result = self._conclude([self._trial(at, seed, teacher) for at, seed in enumerate(self.plan.every_seed)])
-        result.keep(with_teacher=self.plan.teacher_epochs > 0)
+        if self.keeps:
+            result.keep(with_teacher=self.plan.teacher_epochs > 0)
         return result
 
     # -- stages --------------------------------------------------------------------------------------------------------
@@ -227,10 +253,12 @@ class Job:
         return trial
 
     def _folder(self, name: str, seed: int) -> Path | None:
-        return None if self.plan.path is None else self.plan.path / name / f"seed-{seed}"
+        if self.plan.path is None:
+            return None
+        return self.trying.shared.get(name, self.plan.path / name) / f"seed-{seed}"
 
     def _train(self, name: str, title: str, method: Method, seed: int, *more: Callback) -> Result:
-        listening = [*([Bar(title, self.plan.console)] if self.plan.progress else []), *more]
+        listening = [*([Bar(title, self.plan.console)] if self.plan.progress else []), *self.trying.callbacks, *more]
         folder, resume = self._folder(name, seed), self.plan.resume
         result = train_stage(self.material, name, method, seed, folder=folder, resume=resume, callbacks=listening)
         self.seconds.setdefault(name, []).append(result.seconds)
@@ -240,16 +268,20 @@ class Job:
 
     def _conclude(self, trials: Sequence[Trial]) -> Distilled:
         """Measure everything once, and hand on the student of the best seed by validation."""
-        measured_on = "test" if "test" in self.data else "valid"
+        trying, teacher = self.trying, self.teacher if self.trying.judge is None else self.trying.judge
+        measured_on = "test" if trying.last and "test" in self.data else "valid"
         data, give = self.data[measured_on], self.plan.call
-        evidence = Evidence(self.task, data, self.teacher, trials, self.seconds, give, self._views())
+        # The layers that a method compares are those of the teacher that has taught.
+        views = self._views() if trying.last and teacher is self.teacher else ()
+        evidence = Evidence(self.task, data, teacher, trials, self.seconds, give, views)
         told = quality(evidence)
-        table = rows(evidence, told, costs(evidence))
+        cost = costs(evidence, self.plan.deadline_ms) if trying.last or trying.costs else {"teacher": {}, "kept": {}}
+        table = rows(evidence, told, cost)
         accepted, reasons = decide(self.material.conditions, table)
         best = trials[best_trial(self.task, trials)]
         return Distilled(
             student=best.students["kept"],
-            teacher=self.teacher,
+            teacher=teacher,
             task=self.task,
             rows=table,
             verdict=verdict(evidence, told),

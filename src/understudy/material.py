@@ -146,10 +146,13 @@ class Material:
 
     def with_method(self, method: Named, options: Mapping[str, Any]) -> Material:
         """The same job for another method: data, teacher and starts are shared."""
+        return self.changed(method=method, options=options)
+
+    def changed(self, **arguments: Any) -> Material:
+        """The same job with other arguments, on the same data and models."""
         other = copy.copy(self)
-        other.plan = dataclasses.replace(self.plan, method=method, options=options)
-        for name in ("stages",):  # what was worked out from the plan
-            vars(other).pop(name, None)
+        other.plan = dataclasses.replace(self.plan, **arguments)
+        vars(other).pop("stages", None)  # what was worked out from the plan
         return other
 
     def alone(self, model: nn.Module) -> Method:

@@ -88,6 +88,7 @@ class Distilled(Outcome):
         }
         told |= {"task": self.task.name, "metric": self.task.metric}
         told |= {"seeds": [t.seed for t in self.evidence.trials], "seconds": self.evidence.seconds}
+        told |= {"attempts": list(self.attempts)} if self.attempts else {}
         plain: dict[str, Any] = strict(told)
         return plain
 

@@ -46,6 +46,8 @@ class Outcome:
         recipe: what was asked for, in words.
         choices: what the job chose by itself, by what it is about; each has ``told``, the reason.
         evidence: the models and the data behind the table.
+        runs: where the trainings are, if not in the run's folder.
+        attempts: what was tried before, where that was chosen by validation: a row for each.
     """
 
     task: Task
@@ -60,6 +62,8 @@ class Outcome:
     recipe: Mapping[str, str] = field(repr=False)
     choices: Mapping[str, Mapping[str, Any]] = field(repr=False)
     evidence: Evidence = field(repr=False)
+    runs: Path | None = field(default=None, repr=False, kw_only=True)
+    attempts: Sequence[Mapping[str, Any]] = field(default=(), repr=False, kw_only=True)
 
 
 def page_of(folder: str | Path) -> dict[str, Any]:
@@ -110,11 +114,16 @@ def contents(outcome: Outcome) -> dict[str, Any]:
         "curves": _curves(outcome),
         "layers": _layers(outcome),
         "recipe": dict(outcome.recipe),
-        "choices": {name: _choice(made) for name, made in outcome.choices.items()},
+        "choices": {name: _choice(made) for name, made in outcome.choices.items()} | _attempts(outcome),
         "environment": environment(torch.device("cpu")),
     }
     told: dict[str, Any] = strict(shown | (_classified(outcome) if outcome.task.name == "classification" else {}))
     return told
+
+
+def _attempts(outcome: Outcome) -> dict[str, str]:
+    """Each in a line."""
+    return {f"attempt {row['attempt']}": f"{row['changed']}: {row['told']}" for row in outcome.attempts}
 
 
 def _choice(made: Mapping[str, Any]) -> str:
@@ -162,7 +171,8 @@ def _curves(outcome: Outcome) -> list[dict[str, Any]]:
     curves = []
     for trial in outcome.evidence.trials:
         for stage, result in trial.results.items():
-            log = None if outcome.path is None else outcome.path / stage / f"seed-{trial.seed}" / "metrics.jsonl"
+            home = outcome.runs or outcome.path
+            log = None if home is None else home / stage / f"seed-{trial.seed}" / "metrics.jsonl"
             kept = log is not None and log.exists()
             records = [json.loads(line) for line in log.read_text().splitlines()] if log and kept else result.history
             curves.append({"stage": STAGES[stage], "seed": trial.seed, "records": records})

@@ -207,13 +207,16 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 @torch.no_grad()
 def sync_batch_norm(model: nn.Module) -> None:
-    """Give every rank the mean of the BatchNorm statistics, so that what rank 0 saves is what every rank has."""
+    """Give every rank the mean of the BatchNorm statistics, so that what rank 0 saves is what every rank has.
+
+    So too of any other module that says ``moving``: its buffers are averages over batches.
+    """
     if ranks() == 1:
         return
     buffers = [
         b
         for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
+        if isinstance(module, nn.modules.batchnorm._NormBase) or getattr(module, "moving", False)
         for b in module.buffers(recurse=False)
         if b.is_floating_point()
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -58,6 +59,7 @@ class Plan:
     compress: Sequence[Step]
     fine_tune: bool
     accept: Mapping[str, str] | None
+    deadline_ms: float | None
     classes: Sequence[str] | None
     folder: str | Path | None
     resume: bool
@@ -136,6 +138,9 @@ class Plan:
             problems.append(
                 f"distill: accept={accept!r} is no mapping of figures to conditions, such as {{'accuracy': '>= 0.9'}}."
             )
+        deadline = self._as_given("deadline_ms")[0]
+        if deadline is not None and not (isinstance(deadline, (int, float)) and 0 < deadline < math.inf):
+            problems.append(f"distill: deadline_ms={deadline!r} must be a number of milliseconds above 0.")
         if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
             problems.append(f"distill: classes={classes!r} is no list of names.")
         return problems

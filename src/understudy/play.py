@@ -20,7 +20,7 @@ from understudy.method import Method, Move, Progress
 from understudy.optimize import Player
 from understudy.reading import reshard
 
-__all__ = ["Outcome", "build_players", "play", "prepare"]
+__all__ = ["Outcome", "Undo", "build_players", "play", "prepare"]
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -124,24 +124,34 @@ def prepare(
 
 
 def play(
-    method: Method, batches: Sequence[Batch], progress: Progress, players: Mapping[str, Player], autocast: Autocast
+    method: Method,
+    batches: Sequence[Batch],
+    progress: Progress,
+    players: Mapping[str, Player],
+    autocast: Autocast,
+    undo: Undo,
 ) -> Outcome:
     """Play every move of a step: all micro-batches of one, its optimizer's step, then the next.
 
     Raises: NonFiniteError before the optimizer's step, naming term and batch.
     """
     try:
-        return _turns(method, batches, progress, players, autocast)
+        return _turns(method, batches, progress, players, autocast, undo)
     finally:
         for player in players.values():
             player.zero()
 
 
 def _turns(
-    method: Method, batches: Sequence[Batch], progress: Progress, players: Mapping[str, Player], autocast: Autocast
+    method: Method,
+    batches: Sequence[Batch],
+    progress: Progress,
+    players: Mapping[str, Player],
+    autocast: Autocast,
+    undo: Undo,
 ) -> Outcome:
     outcome = Outcome()
-    put_back = _remember(method)
+    put_back = undo.remember()
     games = [method.moves(batch, progress) for batch in batches]
     for turn in itertools.count():
         player = _backward(games, players, outcome, autocast)
@@ -164,21 +174,31 @@ def _turns(
     return outcome
 
 
-def _remember(method: Method) -> Callable[[], None]:
+class Undo:
     """How to undo what a forward changes: the generators of random numbers and running statistics.
 
-    With the first a failed move is played again as it was. The second would stay spoilt by what made it fail.
+    With the first a failed move is played again as it was. The second would stay spoilt by what made it fail. Every step asks
+    for it and hardly any needs it, so that the layers are looked up once.
+
+    Args:
+        method: of the run, with all the layers that it will have.
     """
-    random = remembered()
-    norms = [m for m in method.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.training]
-    copies = [(b, b.clone()) for m in norms for b in m.buffers(recurse=False)]
 
-    def put_back() -> None:
-        random()
-        for buffer, copy in copies:
-            buffer.copy_(copy)
+    def __init__(self, method: Method) -> None:
+        self._norms = [m for m in method.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
 
-    return put_back
+    def remember(self) -> Callable[[], None]:
+        """A function that puts everything back to where it is now."""
+        random = remembered()
+        training = [m for m in self._norms if m.training]
+        copies = [(b, b.clone()) for m in training for b in m._buffers.values() if b is not None]
+
+        def put_back() -> None:
+            random()
+            for buffer, copy in copies:
+                buffer.copy_(copy)
+
+        return put_back
 
 
 def _backward(

@@ -12,6 +12,7 @@ from understudy.address import Address
 from understudy.converted import check_installed
 from understudy.data.order import preserved
 from understudy.errors import InputError, raise_all
+from understudy.evaluate import MISSED
 from understudy.examples import Examples, device_of, outputs
 from understudy.forms import forms_of
 from understudy.inference import WAYS, check_layers
@@ -183,6 +184,11 @@ def _check_wishes(material: Material, student: nn.Module) -> None:
         f"accept: {c} compares with the student alone, but train has no label, so that there is none."
         for c in material.conditions
         if c.model == "alone" and material.hard is None
+    ]
+    problems += [
+        f"accept: {c} needs to know the deadline; give deadline_ms, in milliseconds."
+        for c in material.conditions
+        if c.name == MISSED and material.plan.deadline_ms is None
     ]
     scores = outputs(student, material.data["train"].few(1), give=material.plan.call).shape[-1]
     if classes is not None and material.task.name == "regression":

@@ -118,7 +118,7 @@ def _drowned(terms: Sequence[TermSeen]) -> list[str]:
     most = max(read, key=lambda one: one[1])[0]
     return [
         f"{' and '.join(term.name for term, _ in answers)}: {theirs:.1%} of the gradient, so that the student hardly learns which "
-        f"answer is right, and may end near chance. Give {most.name} less weight; `understudy compare --tune` finds one."
+        f"answer is right, and may end near chance. Give {most.name} less weight; `understudy compare RECIPE --methods all --tune` finds one."
     ]
 
 

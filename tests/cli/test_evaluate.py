@@ -114,8 +114,8 @@ def test_a_damaged_file_is_told_as_such(file: str, verb: str, damage: str, run: 
     [
         (["--on", "tst"], 2, "'tst' is not one of 'train', 'valid', 'test'."),
         (["--file", "nope.onnx"], 2, "'--file': Path 'nope.onnx' does not exist."),
-        (["--file", "note.txt"], 3, "note.txt: is not an ONNX file"),
-        (["--file", "."], 2, "model.onnx"),
+        (["--file", "note.txt"], 2, "note.txt: is no exported folder"),
+        (["--file", "."], 2, ".: is no exported folder"),
         (["--set", "data.test=x"], 2, "--set 'data.test=x': data: digits has no option 'test'."),
         (["--set", "student.channels=9"], 2, "does not fit the model (CNN)"),
     ],

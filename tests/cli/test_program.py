@@ -32,7 +32,7 @@ FLAGS = {
     "compare": {"RECIPE", *LAID_OVER, "--methods", "--tune", "--seeds", "--epochs", "--out", "--resume", "--json"},
     "run": {"RECIPE", *LAID_OVER, "--seed", "--out", "--resume", "--require", "--json"},
     "eval": {"RUN", "--on", "--file", *LAID_OVER, "--json"},
-    "export": {"RUN", "--to", *LAID_OVER, "--json"},
+    "export": {"RUN", "--to", "--target", *LAID_OVER, "--json"},
     "bench": {
         "RUN|FILE...",
         "--batch",

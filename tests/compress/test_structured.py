@@ -136,6 +136,25 @@ def test_without_torch_pruning_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
         compress.channels(model, x)
 
 
+class Turned(nn.Module):
+    """Halves that change places, as rotary embeddings have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.up(x)
+        return self.down(x + torch.cat([-x[:, 8:], x[:, :8]], 1))
+
+
+def test_what_rotary_embeddings_do_is_refused_and_not_followed_for_ever() -> None:
+    with pytest.raises(
+        InputError, match=r"^channels: torch-pruning cannot follow the channels of Turned: .*another order"
+    ):
+        compress.channels(Turned(), torch.zeros(2, 8))
+
+
 class Fixed(nn.Module):
     """Its code counts on the width of its only inner layer."""
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from understudy.errors import CorruptError, InputError, MachineError, MissingExtra
 from understudy.export import check_onnx, comparing, graph, model, run_onnx, session, to_onnx
-from understudy.export import onnx as onnx_module
 from understudy.export.model import OneOutput, outputs
 
 from .models import (

@@ -41,8 +41,8 @@ HEAVY = {
     "openvino": "openvino",
     "openvino-int8": "openvino",
 }
-LIGHT = ("onnx", "onnx-int8", "torch")
-RUN = [*LIGHT, *(pytest.param(name, marks=pytest.mark.long) for name in HEAVY)]
+LIGHT = ("onnx", "onnx-int8")
+RUN = [*LIGHT, *(pytest.param(name, marks=pytest.mark.long) for name in ("torch", *HEAVY))]
 LINEAR = torch.linspace(-2, 2, 20).reshape(5, 4)
 
 
@@ -266,7 +266,7 @@ class Rounded(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        import torch.ao.quantization.fx._decomposed  # noqa: F401
+        import torch.ao.quantization.fx._decomposed
 
         torch.manual_seed(0)
         self.layer = nn.Linear(4, 3)
@@ -410,3 +410,26 @@ def test_int8_needs_onnxruntime_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
     with pytest.raises(MissingExtra, match=r"pip install 'understudy\[onnx\]'"):
         int8.write(nn.Linear(4, 3), LINEAR, tmp_path / "m.onnx", LINEAR)
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_tells_of_every_target() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    rows = [line.split("|")[1].strip(" `") for line in page.splitlines() if line.startswith("| `")]
+    assert rows == list(TARGETS)
+    assert f"{comparing.FLOOR:.0%}".replace("%", " %") in page
+
+
+@pytest.mark.long
+def test_the_example_prints_a_row_for_each_model_and_target(capsys: pytest.CaptureFixture[str]) -> None:
+    import runpy
+
+    main = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "exports.py"))["main"]
+    rows = main(["onnx", "onnx-int8"], steps=150)
+    assert [row["target"] for row in rows] == ["the model itself", "onnx", "onnx-int8"] * 3
+    for whole, plain, eighth in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+        assert plain["accuracy"] == whole["accuracy"] > 0.5
+        assert eighth["size"] < plain["size"]
+    assert "onnx-int8" in capsys.readouterr().out

@@ -102,7 +102,7 @@ def test_models_take_turns_and_the_first_is_the_baseline(tmp_path: Path, monkeyp
     assert "Energy is estimated: of the test." in made.notes
 
 
-def test_int8_that_is_slower_is_told_as_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounding_that_makes_it_slower_is_told_as_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [written(tmp_path / name) for name in ("m.onnx", "m-int8.onnx")]
     names = list(map(str, files))
     play(monkeypatch, {names[0]: 2.0, names[1]: 3.0})
@@ -114,6 +114,18 @@ def test_int8_that_is_slower_is_told_as_slower(tmp_path: Path, monkeypatch: pyte
     assert made.rows[1]["times_faster"] == pytest.approx(2 / 3)
     play(monkeypatch, {names[0]: 3.0, names[1]: 2.0})
     assert not any("slower" in note for note in bench(files, **QUICK).notes)  # the control
+
+
+def test_a_rounded_model_is_held_against_one_of_its_own_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, int8 = written(tmp_path / "m.onnx"), written(tmp_path / "m-int8.onnx")
+    play(monkeypatch, {"teacher": 9.0, "plain": 2.0, "int8": 3.0})
+    models: dict[str, Any] = {"teacher": nn.Linear(4, 2), "plain": plain, "int8": int8}
+    notes = bench(models, torch.zeros(1, 4), **QUICK).notes
+    assert any(note.startswith("int8 computes in int8 and is slower than plain with") for note in notes)
+    del models["plain"]
+    assert not any("slower" in note for note in bench(models, torch.zeros(1, 4), **QUICK).notes)
 
 
 def test_what_the_processor_can_do_in_few_bits_and_how_busy_it_was_is_told(

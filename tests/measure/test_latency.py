@@ -44,6 +44,16 @@ def test_a_tail_of_slow_calls_is_seen(clock: Clock) -> None:
     assert (found["latency_ms_p50"], found["latency_ms_p99"]) == (1, 90)
 
 
+def test_a_deadline_is_missed_by_those_that_take_longer_of_a_thousand(clock: Clock) -> None:
+    order = iter([1.0] * 700 + [5.0] * 100 + [6.0] * 200)
+    found = latency(lambda: clock.calls(order), runs=3, warmup=0, deadline_ms=5.0)
+    assert found["missed_share"] == 0.2
+    assert next(order, None) is None
+    assert "missed_share" not in latency(lambda: None, runs=3)
+    with pytest.raises(InputError, match=r"deadline_ms is 0\.0; allowed"):
+        latency(lambda: pytest.fail("ran"), runs=1, deadline_ms=0.0)
+
+
 def test_the_calls_before_are_made_and_not_timed(clock: Clock) -> None:
     order = iter([1e6, 1e6, 3.0, 3.0, 3.0])
     assert latency(lambda: clock.calls(order), runs=3, warmup=2)["latency_ms_p99"] == 3

@@ -36,11 +36,14 @@ def test_the_file_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_int8_is_known_by_the_operators_or_by_the_name(tmp_path: Path) -> None:
+    (tmp_path := tmp_path / "plain").mkdir()  # the folder's name counts
     file = written(tmp_path / "m.onnx")
     assert not holds_int8(file)
     file.write_bytes(file.read_bytes().replace(b"MatMul", b"QuantizeLinear"))
     assert holds_int8(file)
     assert holds_int8(written(tmp_path / "student-INT8.onnx"))
+    (tmp_path / "deploy-int8").mkdir()
+    assert holds_int8(written(tmp_path / "deploy-int8" / "m.onnx"))
     for name, operator, is_it in (("a", "aten.mm", False), ("b", "quantized_decomposed.quantize_per_tensor", True)):
         with zipfile.ZipFile(tmp_path / f"{name}.pt2", "w", zipfile.ZIP_DEFLATED) as made:
             made.writestr("archive/models/model.json", f'{{"target": "{operator}"}}' * 100)

@@ -40,7 +40,7 @@ SENTENCES = {
     "teacher: {model: CNN}": "teacher.model: CNN needs channels: write {name: CNN, channels: ...}.",
     # keys that are not there
     "epoch: 3": "a recipe has no key 'epoch'. Did you mean 'epochs'?",
-    "nonsense: 1": "a recipe has no key 'nonsense'. Allowed: task, data, student, teacher, method, terms, epochs, seeds, seed, batch_size, optimizer, fine_tune, ... (21 in all).",
+    "nonsense: 1": "a recipe has no key 'nonsense'. Allowed: task, data, student, teacher, method, terms, epochs, seeds, seed, batch_size, optimizer, fine_tune, ... (22 in all).",
     "temperature: 3": "a recipe has no key 'temperature'. It is an option of the method: write it there.",
     "lr: 3": "a recipe has no key 'lr'. It is an option of the optimizer: write it there.",
     "weights: x": "a recipe has no key 'weights'. It is an option of the teacher: write it there.",
@@ -68,7 +68,7 @@ SENTENCES = {
     "seed: -1": "seed: must be a whole number, 0 or above; you wrote -1.",
     "fine_tune: yes": "fine_tune: must be true or false; you wrote 'yes'.",
     "device: 3": "device: must be a text; you wrote 3.",
-    "export: ''": "export: must be a text, not empty; you wrote ''.",
+    "export: ''": "export: must be a mapping or a text, not empty; you wrote ''.",
     "teacher: CNN": "teacher: must be a mapping; you wrote 'CNN'.",
     "accept: 3": "accept: must be a mapping; you wrote 3.",
     "accept: {accuracy: 3}": "accept.accuracy: must be a text; you wrote 3.",

@@ -293,6 +293,16 @@ def test_a_plain_name_may_be_deployed(tmp_path: Path, name: str) -> None:
     assert examined(tmp_path, without(SMALL, "export") + f"export: {name}\n").resolved.value["export"] == name
 
 
+def test_a_deployed_file_has_its_targets_ending(tmp_path: Path) -> None:
+    base = without(SMALL, "export")
+    made = examined(tmp_path, base + "export: {to: x.pte, target: executorch}\n").resolved.value["export"]
+    assert made == {"to": "x.pte", "target": "executorch"}
+    assert examined(tmp_path, base + "export: {target: onnx-int8}\n")
+    found = problems(tmp_path, base + "export: {to: x.onnx, target: executorch}\n")
+    assert "or of a file that ends in .pte; you wrote 'x.onnx'" in found[0]
+    assert "onnx-int8" in problems(tmp_path, base + "export: {target: onnx-int9}\n")[0]
+
+
 def test_the_stages_that_a_job_makes_folders_of_are_those_that_are_taken(tmp_path: Path) -> None:
     assert set(examined(tmp_path, SMALL).material.stages) <= {stage for stage in STAGES if stage != "kept"}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from recipe.kit import SMALL, differing, document, ran, without
@@ -156,7 +157,7 @@ def test_a_resume_where_there_is_nothing_yet_says_that_it_begins(tmp_path: Path)
 
 
 def test_what_changes_no_weight_may_be_other_on_a_resume(tmp_path: Path) -> None:
-    assert set(FREE) == {"device", "workers", "threads", "accept", "report", "export"}
+    assert set(FREE) == {"device", "workers", "threads", "accept", "deadline_ms", "report", "export"}
     ran(tmp_path, SMALL)
     shutil.copytree(tmp_path / "out", tmp_path / "before")
     made = ran(
@@ -220,6 +221,22 @@ def test_a_wish_that_needs_a_missing_package_is_refused_if_the_recipe_has_it_and
     assert "Until then there is none." in console.export_text()
     assert made.page is None
     assert made.deployed is None
+
+
+def test_what_is_deployed_in_8_bits_saw_training_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from understudy import outcome
+
+    seen: list[torch.Tensor] = []
+    write = outcome.write_folder
+    monkeypatch.setattr(outcome, "write_folder", lambda *a, **k: (seen.append(k["calibration"]), write(*a, **k))[1])
+    console = Console(record=True, width=200)
+    wished = without(SMALL, "export") + "export: {to: small, target: onnx-int8}\n"
+    made = run(document(tmp_path, wished), tmp_path / "out", console=console)
+    assert json.loads((tmp_path / "out/small/preprocessing.json").read_text())["target"] == "onnx-int8"
+    assert f"accuracy of the file on test: {made.figures['accuracy']:.3f}" in console.export_text()
+    train = made.result.evidence.data.inputs()
+    assert train is not None
+    assert not any(torch.equal(x, y) for x in seen[0][:20] for y in train)
 
 
 def test_page_and_deployed_folder_are_made_and_told(tmp_path: Path) -> None:

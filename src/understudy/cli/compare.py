@@ -1,14 +1,16 @@
-"""``understudy compare RECIPE``."""
+"""``understudy compare RECIPE``: ways to a small model, or methods."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from understudy.cli.given import (
     Count,
+    Name,
     as_json,
     console,
     document,
@@ -24,27 +26,49 @@ from understudy.errors import InputError
 
 __all__ = ["compare"]
 
+BUDGETS = ("phone", "edge", "microcontroller")
+LADDER_SEEDS = 3
+
 
 @click.command(
     epilog=examples(
-        "understudy compare digits                      all methods",
+        "understudy compare digits                      all ways to a small model",
+        "understudy compare my.yaml --ways distilled,distilled-int8,low-rank",
+        "understudy compare my.yaml --ladder            students of 1/2 to 1/50 of the teacher",
+        "understudy compare my.yaml --price-per-hour 0.5",
+        "understudy compare my.yaml --resume            go on, or add ways",
+        "understudy compare my.yaml --methods all       rank methods in place of ways",
         "understudy compare my.yaml --methods kd,dkd,fitnets --seeds 10",
         "understudy compare my.yaml --methods kd,dkd --tune",
-        "understudy compare my.yaml --methods all,-deep_inversion",
-        "understudy compare my.yaml --resume            go on, or add methods",
     )
 )
 @recipe_argument
 @click.option(
+    "--ways",
+    metavar="NAMES",
+    help="Of rows, with commas between them; -NAME leaves one out. A wrong name is answered with those that there are.",
+)
+@click.option(
+    "--ladder", is_flag=True, help="Students of 1/2, 1/5, 1/10, 1/20 and 1/50 of the teacher, alone and distilled."
+)
+@click.option(
+    "--price-per-hour",
+    "price",
+    type=float,
+    metavar="X",
+    help="Of this machine, in any currency: adds what a million inferences cost.",
+)
+@click.option(
+    "--budget", type=Name(BUDGETS), metavar="NAME", help="That the winner keeps to: phone, edge or microcontroller."
+)
+@click.option(
     "--methods",
     "names",
-    default="all",
-    show_default=True,
     metavar="NAMES",
-    help="Of methods, with commas between them, or all; -NAME leaves one out. `understudy list methods` prints them.",
+    help="Rank methods in place of ways: names with commas between them, or all; -NAME leaves one out. `understudy list methods` prints them.",
 )
-@click.option("--tune", is_flag=True, help="Choose each method's weight by validation, with other seeds.")
-@click.option("--seeds", type=Count(1, 100), metavar="N", help="Students of each method; the recipe's by default.")
+@click.option("--tune", is_flag=True, help="With --methods: choose each one's weight by validation, with other seeds.")
+@click.option("--seeds", type=Count(1, 100), metavar="N", help="Students of each kind; the recipe's by default.")
 @click.option("--epochs", type=Count(min=1), metavar="N", help="Of every student; the recipe's by default.")
 @laid_over
 @click.option(
@@ -52,13 +76,17 @@ __all__ = ["compare"]
     type=click.Path(path_type=Path),
     metavar="FOLDER",
     shell_complete=folders,
-    help="The comparison's folder; runs/ and the recipe's name and -methods by default.",
+    help="The table's folder; runs/ and the recipe's name and -compare, -ladder or -methods by default.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the comparison in the folder; methods may be added.")
+@click.option("--resume", is_flag=True, help="Go on with the table in the folder; ways or methods may be added.")
 @json_option
 def compare(
     recipe: str,
-    names: str,
+    ways: str | None,
+    ladder: bool,
+    price: float | None,
+    budget: str | None,
+    names: str | None,
     tune: bool,
     seeds: int | None,
     epochs: int | None,
@@ -68,44 +96,91 @@ def compare(
     resume: bool,
     json_: bool,
 ) -> None:
-    """Train all methods under one protocol, and rank them.
+    """All ways to make the teacher small, in one table: alone, distilled, pruned, quantized, factorized, combined.
 
-    The same teacher, data, steps, seeds and starts for all; the student alone is the baseline, paired over seeds. Each
-    method has its paper's default weight, which on small maps can drown the labels: --tune. RECIPE is a file, the name of a ready recipe, or the folder of a comparison.
+    Each is trained as the recipe says, exported, scored from its file and measured. The smallest file that the recipe
+    accepts, by default with 97 % of the teacher's figure, is in the folder's deploy/. With --methods, methods of distillation are ranked
+    in place of it, with the same teacher, data, steps, seeds and starts. RECIPE is a file, the name of a ready recipe, or the folder of a table.
     """
-    folder = out if out is not None else _folder(recipe)
+    _check_asked(names, tune, {"--ways": ways, "--ladder": ladder, "--price-per-hour": price, "--budget": budget})
+    folder = (
+        out
+        if out is not None
+        else _folder(recipe, "methods" if names is not None else "ladder" if ladder else "compare")
+    )
     if not folder.name:
-        raise InputError(f"--out {folder}: is not the name of a folder of its own, such as runs/methods.")
+        raise InputError(f"--out {folder}: is not the name of a folder of its own, such as runs/small.")
     given = document(recipe, settings, plugin)
 
     from understudy.recipe.text import Place
 
+    if ladder and seeds is None and not is_run(recipe):
+        seeds = LADDER_SEEDS
     for name, value in (("seeds", seeds), ("epochs", epochs)):
         if value is not None:
             given.set((name,), value, Place(f"--{name} {value}", 0, Path()))
-    chosen = None if names == "all" else [name for part in names.split(",") if (name := part.strip())]
-    words = [*(["--methods", ",".join(chosen)] if chosen else []), *(["--tune"] if tune else [])]
-    with resumable(folder, plugin, "compare", words):
-        from understudy.compare import compare as compare_methods
+    screen = console(stderr=json_)
+    command = () if is_run(recipe) else _command(recipe, {"--seeds": seeds, "--epochs": epochs}, settings, plugin)
+    told: Mapping[str, Any]
+    if names is None:
+        asked = {"--ways": ways, "--price-per-hour": None if price is None else f"{price:g}", "--budget": budget}
+        words = [*(["--ladder"] if ladder else []), *(w for k, v in asked.items() if v is not None for w in (k, v))]
+        with resumable(folder, plugin, "compare", words):
+            from understudy.contest import PAGE, contest
 
-        screen = console(stderr=json_)
-        command = () if is_run(recipe) else _command(recipe, {"--seeds": seeds, "--epochs": epochs}, settings, plugin)
-        made = compare_methods(given, folder, names=chosen, tune=tune, command=command, resume=resume, console=screen)
-        screen.print()
-        made.ranking.show(screen)
-        screen.print(f"\nThe table: {made.page}", soft_wrap=True)
+            board = contest(
+                given,
+                folder,
+                names=None if ways is None else _split(ways),
+                steps=ladder,
+                price=price,
+                budget=budget,
+                command=command,
+                resume=resume,
+                console=screen,
+            )
+            screen.print()
+            board.show(screen)
+            screen.print(f"\nThe table: {folder / PAGE}", soft_wrap=True)
+        told = board.results()
+    else:
+        chosen = _split(names)
+        words = ["--methods", ",".join(chosen), *(["--tune"] if tune else [])]
+        with resumable(folder, plugin, "compare", words):
+            from understudy.compare import compare as compare_methods
+
+            made = compare_methods(
+                given, folder, names=chosen, tune=tune, command=command, resume=resume, console=screen
+            )
+            screen.print()
+            made.ranking.show(screen)
+            screen.print(f"\nThe table: {made.page}", soft_wrap=True)
+        told = made.ranking.results()
     if json_:
-        as_json({"folder": str(folder), **made.ranking.results()})
+        as_json({"folder": str(folder), **told})
 
 
-def _folder(recipe: str) -> Path:
-    return Path(recipe) if is_run(recipe) else Path("runs") / f"{Path(recipe).stem}-methods"
+def _check_asked(names: str | None, tune: bool, of_ways: Mapping[str, Any]) -> None:
+    """Raise InputError for options of one table with those of the other."""
+    if names is None and tune:
+        raise InputError("--tune: weighs methods; say which: --methods all --tune.")
+    wrong = [option for option, value in of_ways.items() if value] if names is not None else []
+    if wrong:
+        raise InputError(f"--methods: ranks methods, and {', '.join(wrong)} is about ways. Leave one of them out.")
+
+
+def _split(names: str) -> list[str]:
+    return [name for part in names.split(",") if (name := part.strip())]
+
+
+def _folder(recipe: str, kind: str) -> Path:
+    return Path(recipe) if is_run(recipe) else Path("runs") / f"{Path(recipe).stem}-{kind}"
 
 
 def _command(
     recipe: str, numbers: Mapping[str, int | None], settings: Sequence[str], plugin: Sequence[str]
 ) -> list[str]:
-    """What was typed, but for the methods."""
+    """What was typed, but for ways and methods."""
     words = ["understudy", "compare", recipe]
     words += [word for name, value in numbers.items() if value is not None for word in (name, str(value))]
     words += [word for value in settings for word in ("--set", value)]

@@ -17,7 +17,7 @@ __all__ = ["export"]
     epilog=examples(
         "understudy export runs/my                       writes runs/my/deploy",
         "understudy export runs/my --to student.onnx",
-        "understudy export runs/my --target onnx-int8    writes runs/my/deploy-onnx-int8",
+        "understudy export runs/my --target onnx-int8    in runs/my/deploy-onnx-int8",
         "understudy list targets",
     )
 )
@@ -53,8 +53,8 @@ def export(
     for name in target:
         targets.target(name)
     finished, told = Finished.open(run, given), list[dict[str, Any]]()
-    for name, place in _places(run, to, target):
-        figures = finished.export(place, name)
+    for wanted, place in _places(run, to, target):
+        figures = finished.export(place, wanted)
         told.append({"path": str(place), **strict(figures)})
         if not json_:
             _show(place, figures)

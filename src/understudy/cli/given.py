@@ -47,6 +47,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 RESOLVED = "recipe.yaml"
 """The resolved recipe in a run's folder."""
 
+BEST = "best.yaml"
+"""That of the student that is handed on, where several recipes were tried: see :mod:`understudy.attempts`."""
+
 
 class Name(click.Choice[str]):
     """One of some names; the nearest is told where it is none of them."""
@@ -137,7 +140,7 @@ def run_document(run: Path, settings: Sequence[str], plugin: Sequence[str]) -> D
         near = choices(run, known) if known else "`understudy run RECIPE` makes one."
         raise InputError(f"{run}: is not the folder of a run: there is no {RESOLVED} in it. {near}")
     load_plugins(plugin)
-    made = read(run / RESOLVED)
+    made = read(run / (BEST if (run / BEST).is_file() else RESOLVED))
     _lay_over(made, settings)
     return made
 

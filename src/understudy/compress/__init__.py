@@ -6,6 +6,7 @@ trained, and so be the student of :func:`understudy.distill`; :func:`finished` t
 has the ways and nothing else: it is what recipes may name.
 """
 
+from understudy.compress.aware import qat
 from understudy.compress.finish import Step as Step
 from understudy.compress.finish import chain as chain
 from understudy.compress.finish import check_steps as check_steps
@@ -15,7 +16,23 @@ from understudy.compress.finish import finished as finished
 from understudy.compress.low_rank import low_rank
 from understudy.compress.prune import magnitude, movement, n_m
 from understudy.compress.prune import sparsity as sparsity
+from understudy.compress.quantize import bf16, fp16, int4_weights, int8_dynamic, int8_static, int8_weights
 from understudy.compress.shrink import narrower, shallower
 from understudy.compress.structured import channels
 
-__all__ = ["channels", "low_rank", "magnitude", "movement", "n_m", "narrower", "shallower"]
+__all__ = [
+    "bf16",
+    "channels",
+    "fp16",
+    "int4_weights",
+    "int8_dynamic",
+    "int8_static",
+    "int8_weights",
+    "low_rank",
+    "magnitude",
+    "movement",
+    "n_m",
+    "narrower",
+    "qat",
+    "shallower",
+]

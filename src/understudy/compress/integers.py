@@ -25,9 +25,10 @@ __all__ = ["Grid", "QuantConv", "QuantEmbedding", "QuantLinear", "quantized"]
 
 @functools.cache
 def _operators() -> Any:
+    # The import registers them, and warns that its package is to move.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import torch.ao.quantization.fx._decomposed  # noqa: F401  registers them
+        import torch.ao.quantization.fx._decomposed
     return torch.ops.quantized_decomposed
 
 
@@ -42,7 +43,7 @@ class Grid(nn.Module):
         scale, zero = affine(low.detach(), high.detach())
         self.register_buffer("scale", scale)
         self.register_buffer("zero", zero)
-        self.register_load_state_dict_post_hook(Grid._read)
+        self.register_load_state_dict_post_hook(Grid._read)  # type: ignore[no-untyped-call]
         Grid._read(self)
 
     def _read(self, _: object = None) -> None:
@@ -83,10 +84,10 @@ class _Held(nn.Module):
         self.codes = nn.Parameter(
             whole.reshape(self.shape) if bits == 8 else pack(whole.flatten()), requires_grad=False
         )
-        self.register_buffer("scale", scale.clone())
+        self.register_buffer("scale", scale.detach().clone())
 
     @property
-    def packed(self) -> int:
+    def packed_weights(self) -> int:
         """How many more weights are held than the codes have elements."""
         return math.prod(self.shape) - self.codes.numel()
 
@@ -156,7 +157,7 @@ class QuantLinear(_Layer):
         self.out_features, self.in_features = self.shape
         self.dynamic = False
         self.register_buffer("sums", torch.zeros(self.shape[0], dtype=torch.int32), persistent=False)
-        self.register_load_state_dict_post_hook(QuantLinear._add_up)
+        self.register_load_state_dict_post_hook(QuantLinear._add_up)  # type: ignore[no-untyped-call]
         QuantLinear._add_up(self)
 
     def _add_up(self, _: object = None) -> None:
@@ -193,12 +194,17 @@ class QuantConv(_Layer):
         super().__init__(layer, weight, bias, scale, bits)
         form = type(layer).__new__(type(layer))
         form.__dict__.update({**layer.__dict__, "_parameters": {"weight": None, "bias": None}, "_modules": {}})
-        self.form = form  # stride, padding and the like, without the weights
+        # Stride, padding and the like, without weights. Within a tuple, since it is no layer of the model.
+        self.form: tuple[Any] = (form,)
+
+    def extra_repr(self) -> str:
+        """Sizes, bits, and what the convolution is."""
+        return f"{super().extra_repr()}, {self.form[0].extra_repr()}"
 
     def forward(self, x: Tensor) -> Tensor:
         """As the convolution."""
         x = x if self.before is None else self.before(x)
-        y: Tensor = cast("Any", self.form)._conv_forward(x, self.weight.to(x.dtype), self._bias(x))
+        y: Tensor = self.form[0]._conv_forward(x, self.weight.to(x.dtype), self._bias(x))
         return y if self.after is None else self.after(y)
 
 

@@ -21,6 +21,10 @@ from understudy.modes import evaluating
 __all__ = ["Factorized", "low_rank"]
 
 
+TOLD = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
+"""What code around a layer may ask it for."""
+
+
 class Factorized(nn.Sequential):
     """Two layers in the place of one."""
 
@@ -160,7 +164,11 @@ class Factors:
         for weight in (a.weight, b.weight):
             weight.requires_grad_(trains)
         b.bias = layer.bias  # the very parameter, with its name's last part
-        return Factorized(a, b).train(layer.training)
+        both = Factorized(a, b).train(layer.training)
+        for name in TOLD:
+            if hasattr(layer, name):
+                setattr(both, name, getattr(layer, name))
+        return both
 
 
 def _two(place: Place, rank: int, like: Mapping[str, Any]) -> tuple[Any, Any]:

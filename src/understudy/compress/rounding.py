@@ -56,12 +56,14 @@ def pack(values: Tensor) -> Tensor:
     shifted = (values + 8).to(torch.uint8)
     if len(shifted) % 2:
         shifted = torch.cat([shifted, shifted.new_zeros(1)])
-    return shifted[0::2] | (shifted[1::2] << 4)
+    return shifted[0::2] + 16 * shifted[1::2]
 
 
 def unpack(packed: Tensor, length: int) -> Tensor:
     """The inverse of :func:`pack`."""
-    pairs = torch.stack([packed & 15, packed >> 4], 1)
+    # Not by shifts, whose kind of byte ONNX's exporter mixes up.
+    low = packed.remainder(16)
+    pairs = torch.stack([low, (packed - low).div(16, rounding_mode="floor")], 1)
     return pairs.flatten()[:length].to(torch.int8) - 8
 
 
@@ -81,7 +83,7 @@ class _Straight(torch.autograd.Function):
         return made
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         (inside,) = ctx.saved_tensors
         return gradient * inside, None, None, None, None
 
@@ -91,5 +93,7 @@ def rounded(x: Tensor, scale: Any, zero: Any = 0, least: int = LEAST, most: int 
 
     Source: Bengio et al. 2013, arXiv:1308.3432 (the straight-through estimator).
     """
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return torch.round(x / scale).add_(zero).clamp_(least, most).sub_(zero).mul_(scale)
     made: Tensor = _Straight.apply(x, scale, zero, least, most)  # type: ignore[no-untyped-call]
     return made

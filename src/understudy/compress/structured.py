@@ -305,7 +305,7 @@ def _reordered(node: Any, names: Mapping[nn.Module, str]) -> bool:
         before = ahead.pop()
         if id(before) not in seen and before.module not in names:
             seen.add(id(before))
-            if "SliceBackward" in before.name:
+            if before.type.name == "SLICE":
                 return True
             ahead += before.inputs
     return False

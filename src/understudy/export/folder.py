@@ -82,6 +82,10 @@ def write_folder(
         found = write_checked(target, model, example_inputs, new / form.file, check_inputs, calibration, tolerance)
         size = sum(file.stat().st_size for file in files_in(new))
         told = {**facts, **_runs(target, form), "checked": found}
+        if form.narrow:
+            told["inputs"] = {
+                n: {**x, "dtype": x["dtype"].replace("int64", "int32")} for n, x in facts["inputs"].items()
+            }
         (new / FACTS).write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")
         (new / SCRIPT).write_text(form.script.of(_template(SCRIPT), form.file), encoding="utf-8")
         if raw is not None:

@@ -59,7 +59,13 @@ def load(file: Path, threads: int | None) -> Loaded:
         raise CorruptError(f"{file}: is not a LiteRT file that runs here: {error}") from error
 
     def run(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        made: np.ndarray = next(iter(runner(**{f"args_{i}": x for i, x in enumerate(arrays.values())}).values()))
+        given = {f"args_{i}": _narrow(x) for i, x in enumerate(arrays.values())}
+        made: np.ndarray = next(iter(runner(**given).values()))
         return made
 
     return Loaded((), run, 1)
+
+
+def _narrow(x: np.ndarray) -> np.ndarray:
+    """The converter makes integers of 32 bits of those of 64."""
+    return x.astype(np.int32) if x.dtype == np.int64 else x

@@ -76,6 +76,7 @@ class Target:
         calibrated: whether samples are needed to see ranges on.
         runs_code: whether to open a file is to run code that is in it.
         beside: names of the other files in a folder.
+        narrow: whether its integers are of 32 bits where the model's are of 64.
         fix: what to do where a package is missing, if not to install the extra.
     """
 
@@ -91,6 +92,7 @@ class Target:
     calibrated: bool = False
     runs_code: bool = False
     beside: tuple[str, ...] = ()
+    narrow: bool = False
     fix: str = ""
 
     @property
@@ -190,11 +192,11 @@ TARGETS: dict[str, Target] = {
     ),
     "coreml": Target(
         "Core ML, for Apple's devices; converted here, run on macOS only",
-        "coremltools", "model.mlpackage", "coreml", ("coremltools",), coreml.write, None, _COREML,
+        "coremltools", "model.mlpackage", "coreml", ("coremltools",), coreml.write, None, _COREML, narrow=True,
     ),
     "litert": Target(
         "LiteRT (TensorFlow Lite), one sample at a time; needs litert-torch in an environment of its own",
-        "ai-edge-litert", "model.tflite", "", ("litert_torch",), litert.write, litert.load, _LITERT, 1, fix=litert.FIX,
+        "ai-edge-litert", "model.tflite", "", ("litert_torch",), litert.write, litert.load, _LITERT, 1, narrow=True, fix=litert.FIX,
     ),
 }  # fmt: skip
 """By name. A target is added here: its file's functions, and the words of its ``predict.py``."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from understudy.errors import CorruptError, InputError, MachineError, MissingExtra, UnderstudyError, raise_all
 from understudy.inputs import Inputs
-from understudy.measure.budget import EMULATED, Budget, budget_of, missed_share, verdict
+from understudy.measure.budget import DEADLINE_RUNS, EMULATED, Budget, budget_of, missed_share, verdict
 from understudy.measure.energy import Meter, meter
 from understudy.measure.flops import flops
 from understudy.measure.fresh import Fresh, Here
@@ -38,12 +38,11 @@ from understudy.measure.worker import Refused
 from understudy.modes import evaluating
 from understudy.writing import save_tensors, strict
 
-__all__ = ["DEADLINE_RUNS", "Bench", "bench"]
+__all__ = ["Bench", "bench"]
 
 RUNS, SECONDS = 100, 0.5
 ROUNDS = 5
 """Models take turns so often, so that what else the machine does meets all of them alike."""
-DEADLINE_RUNS = 1000
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino", "executorch": "executorch"}
 
 
@@ -440,18 +439,22 @@ def _notes(
 
 
 def _slower(facts: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for every int8 file that is slower than the first model that is none."""
-    int8 = {fact["model"] for fact in facts if fact.get("int8")}
-    plain = next((fact["model"] for fact in facts if fact["model"] not in int8), None)
-    if plain is None:
+    """A sentence for every int8 file that is slower than the first model of its runtime that is none, or else of any runtime."""
+    plain = [fact for fact in facts if not fact.get("int8")]
+    if not plain:
         return []
-    base = {(r["batch"], r["threads"]): r["latency_ms_p50"] for r in rows if r["model"] == plain}
+    against = {
+        fact["model"]: next((p for p in plain if p["runtime"] == fact["runtime"]), plain[0])["model"]
+        for fact in facts
+        if fact.get("int8")
+    }
+    times = {(row["model"], row["batch"], row["threads"]): row["latency_ms_p50"] for row in rows}
     told = []
-    for row in rows:
-        against = base.get((row["batch"], row["threads"]))
-        if row["model"] in int8 and against is not None and row["latency_ms_p50"] > against:
+    for (model, batch, threads), own in times.items():
+        base = times.get((against.get(model), batch, threads), math.inf)
+        if own > base:
             told.append(
-                f"{row['model']} computes in int8 and is slower than {plain} with a batch of {row['batch']} on {_threads(row['threads'])}: "
-                f"{row['latency_ms_p50']:.3g} ms against {against:.3g}."
+                f"{model} computes in int8 and is slower than {against[model]} with a batch of {batch} on "
+                f"{_threads(threads)}: {own:.3g} ms against {base:.3g}."
             )
     return told

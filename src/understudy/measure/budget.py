@@ -8,12 +8,16 @@ from typing import Any
 
 from understudy.errors import InputError, choices
 
-__all__ = ["BUDGETS", "EMULATED", "Budget", "budget_of", "missed_share", "verdict"]
+__all__ = ["BUDGETS", "DEADLINE_RUNS", "EMULATED", "Budget", "budget_of", "missed_share", "verdict"]
 
 EMULATED = (
     "The budget is emulated: file, memory and threads are held to it; the processor is that of this machine, "
     "and not that of such a device."
 )
+
+
+DEADLINE_RUNS = 1000
+"""Of so many calls, at least, it is told which share misses a deadline."""
 
 
 @dataclass(frozen=True)

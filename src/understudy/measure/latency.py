@@ -12,12 +12,18 @@ import numpy as np
 import torch
 
 from understudy.errors import InputError, raise_all
+from understudy.measure.budget import DEADLINE_RUNS, missed_share
 
 __all__ = ["latency"]
 
 
 def latency(
-    run: Callable[[], object], *, threads: int = 1, runs: int = 200, warmup: int = 20
+    run: Callable[[], object],
+    *,
+    threads: int = 1,
+    runs: int = 200,
+    warmup: int = 20,
+    deadline_ms: float | None = None,
 ) -> dict[str, float | int | None]:
     """Median and 99th percentile of the time of a call, over all calls: slow ones are the tail that a user meets.
 
@@ -29,6 +35,7 @@ def latency(
         threads: of torch, while measuring; their number is put back.
         runs: calls that are timed.
         warmup: calls before them, not timed: the first ones allocate and compile.
+        deadline_ms: adds ``missed_share``, of the calls that took longer; there are then at least 1,000 of them.
 
     Returns: ``latency_ms_p50`` and ``latency_ms_p99``, in milliseconds, with linear interpolation; ``threads``;
         ``load_average``, that of the last minute when measuring began, None where the system has none. Above the number
@@ -39,18 +46,21 @@ def latency(
     ['latency_ms_p50', 'latency_ms_p99', 'load_average', 'threads']
     """
     least = {"threads": (threads, 1), "runs": (runs, 1), "warmup": (warmup, 0)}
-    raise_all(
-        InputError,
-        [f"latency: {name} is {n!r}; at least {low} is needed." for name, (n, low) in least.items() if n < low],
-    )
+    problems = [f"latency: {name} is {n!r}; at least {low} is needed." for name, (n, low) in least.items() if n < low]
+    if deadline_ms is not None and not deadline_ms > 0:
+        problems.append(f"latency: deadline_ms is {deadline_ms!r}; allowed: a number of milliseconds above 0.")
+    raise_all(InputError, problems)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    runs = runs if deadline_ms is None else max(runs, DEADLINE_RUNS)
     with _still(threads), torch.no_grad():
         for _ in range(warmup):
             run()
         wait = torch.cuda.synchronize if torch.cuda.is_initialized() else _nothing
         times = [_time(run, wait) for _ in range(runs)]
     p50, p99 = np.percentile(times, [50, 99]) / 1e6
+    missed = {} if deadline_ms is None else {"missed_share": missed_share([t / 1e6 for t in times], deadline_ms)}
     return {
+        **missed,
         "latency_ms_p50": float(p50),
         "latency_ms_p99": float(p99),
         "threads": threads,

@@ -32,11 +32,20 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: in
 
 
 def parameters(model: nn.Module) -> int:
-    """The number of parameters, each tensor once."""
-    return sum(p.numel() for p in model.parameters())
+    """The number of parameters, each tensor once; of weights that are packed several to a byte, each weight."""
+    packed = sum(int(getattr(module, "packed_weights", 0)) for module in model.modules())
+    return sum(p.numel() for p in model.parameters()) + packed
 
 
 def size_mb(model: nn.Module) -> float:
-    """Bytes of parameters and buffers over 10^6, each tensor once."""
+    """Bytes of parameters and buffers over 10^6, each tensor once; of a quantized tensor, those of what it is made of."""
     held = {id(t): t for t in [*model.parameters(), *model.buffers()]}
-    return sum(t.numel() * t.element_size() for t in held.values()) / 1e6
+    return sum(map(_bytes, held.values())) / 1e6
+
+
+def _bytes(tensor: Tensor) -> int:
+    # A tensor of a subclass, as torchao's, tells the shape and dtype that it stands for. A sharded one counts as a whole.
+    flatten = None if hasattr(tensor, "device_mesh") else getattr(tensor, "__tensor_flatten__", None)
+    if callable(flatten):
+        return sum(_bytes(getattr(tensor, name)) for name in flatten()[0])
+    return tensor.numel() * tensor.element_size()

@@ -69,8 +69,8 @@ def size_compressed_bytes(files: Sequence[Path]) -> int:
 
 
 def holds_int8(file: Path) -> bool:
-    """Whether it computes in int8, by the operators that it names, or else by its own name."""
-    if "int8" in file.stem.lower():
+    """Whether it computes in int8, by the operators that it names, or else by its own name or its folder's."""
+    if any("int8" in part.lower() for part in file.absolute().parts[-2:]):
         return True
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as parts:

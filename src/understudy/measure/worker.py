@@ -285,7 +285,9 @@ def inputs(
             if own is None:
                 raise Refused("shape", f"takes {taken.name}, but was given {', '.join(samples)}.")
             _agree(taken, own.shape[1:], batch)
-            found[taken.name] = own[np.arange(batch) % len(own)]
+            fit = own.dtype if taken.dtype is None else np.dtype(taken.dtype)
+            # A file may have narrower whole numbers than the model that it was made of.
+            found[taken.name] = own[np.arange(batch) % len(own)].astype(fit, casting="same_kind")
             continue
         shape = _shape(taken, shapes, hints)
         _agree(taken, shape, batch)

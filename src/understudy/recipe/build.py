@@ -62,6 +62,7 @@ def arguments(recipe: Raw, parts: Parts, student: Any, teacher: Any) -> dict[str
         "batch_size",
         "fine_tune",
         "accept",
+        "deadline_ms",
         "device",
         "workers",
         "draws",

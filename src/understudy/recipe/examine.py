@@ -39,6 +39,7 @@ from understudy.recipe.resolved import Resolved, resolve
 from understudy.recipe.schema import schema
 from understudy.recipe.text import Document, Where, shown
 from understudy.recipe.trials import check_reading, check_takes, check_term, try_optimizer, use_threads
+from understudy.recipe.tries import check_tries
 from understudy.registry import FROM_DATA, entry
 from understudy.settings import Settings
 from understudy.source import sized
@@ -145,6 +146,8 @@ class Pieces:
             problems.attempt(("device",), lambda: Settings(steps=1, device=self.recipe["device"]).on())
         if self.recipe.get("accept"):
             problems.attempt(("accept",), self._conditions)
+        if self.recipe.get("search") is not None:
+            check_tries(problems, resolved)
         if self.recipe.get("export"):
             problems.attempt(("export",), self._deployed)
         if self.few is not None and self.teacher is not None:

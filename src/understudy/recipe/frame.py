@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from understudy.progress import Curve
 from understudy.recipe.forms import Named, Rule
 
-__all__ = ["ADAMW", "Export", "Recipe", "Teacher", "TermOf", "deployment"]
+__all__ = ["ADAMW", "Export", "Recipe", "Search", "Teacher", "TermOf", "deployment"]
 
 Many = Annotated[int, Rule("minimum", 1), Rule("maximum", 1_000_000)]
 Data = Annotated[Any, Named("data")]
@@ -59,6 +59,33 @@ class Teacher:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """What is tried, judged on the validation data, where the student is not accepted.
+
+    Attributes:
+        budget: of the attempts after the recipe's own: a time, such as 90s, 10m or 1h30m, or how many.
+        order: what is tried, and in which order: temperature, alpha, lr, data, student, ratio, assistant; all that can be, in this order of cost, if not given.
+        temperature: values of the method's option.
+        alpha: values of the method's option.
+        lr: factors on the optimizer's learning rate.
+        data: other data sets to learn from, such as one with more samples; valid and test must be the recipe's own.
+        student: other models, the smallest first.
+        ratio: values of the first compression that has one, the smallest first.
+        assistant: models of sizes between teacher and student, each of which learns from the teacher and then teaches in its place.
+    """
+
+    budget: Annotated[str, Rule("minLength", 1)] | Annotated[int, Rule("minimum", 0)]
+    order: Annotated[Sequence[str], Rule("minItems", 1)] | None = None
+    temperature: Sequence[float] | None = None
+    alpha: Sequence[float] | None = None
+    lr: Sequence[float] | None = None
+    data: Sequence[Data] | None = None
+    student: Sequence[Annotated[Any, Named("model")]] | None = None
+    ratio: Sequence[float] | None = None
+    assistant: Sequence[Annotated[Any, Named("model")]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TermOf:
     """A loss at addresses. Beside these keys it takes the options of its loss.
 
@@ -98,6 +125,8 @@ class Recipe:
         precision: of the students' training; auto takes bf16 where that is clearly faster here.
         compress: what is done to the student before it learns, in this order; `understudy list compressions` has them all.
         accept: conditions on the kept student, such as {accuracy: ">= 0.97 * teacher"}.
+        deadline_ms: of one inference of the student; adds the figure missed_share, of 1,000 that take longer, for accept.
+        search: how long to try other values where that is not met, such as 10m, or what to try; the best by validation is measured on the test data, once.
         report: whether to write report.html.
         export: what to deploy, in the run's folder: the name of a folder with predict.py, or of a file that ends in .onnx; or its name and target; null for none.
         device: where to train: cpu, cuda, ...; the GPU if there is one.
@@ -121,8 +150,10 @@ class Recipe:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compress: Annotated[Sequence[Annotated[Any, Named("compression")]], Rule("minItems", 1)] | None = None
     accept: Mapping[str, str] | None = None
+    deadline_ms: Annotated[float, Rule("exclusiveMinimum", 0)] | None = None
+    search: Annotated[str, Rule("minLength", 1)] | Annotated[int, Rule("minimum", 0)] | Search | None = None
     report: bool = True
-    export: Annotated[str, Rule("minLength", 1)] | Export | None = "deploy"
+    export: Export | Annotated[str, Rule("minLength", 1)] | None = "deploy"
     device: str | None = None
     threads: Annotated[int, Rule("minimum", 1), Rule("maximum", 1024)] | None = None
     workers: Annotated[int, Rule("minimum", 0), Rule("maximum", 64)] = 0

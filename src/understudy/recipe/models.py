@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from understudy.errors import InputError
+from understudy.measure.weight import SUFFIXES
 from understudy.outcome import TEACHER
 from understudy.recipe.examine import Pieces
 from understudy.recipe.finished import Finished
-from understudy.recipe.frame import deployment
 from understudy.recipe.text import Document
 from understudy.teachers.weights import load_weights
 
@@ -36,7 +36,11 @@ def models(folder: Path, document: Document, samples: int) -> tuple[dict[str, An
         taught = pieces.teacher if weights is None else load_weights(pieces.teacher, Path(weights))
         found[f"{folder.name}: teacher"] = taught.eval()
     found[f"{folder.name}: student"] = done.student
-    exported = folder / deployment(document.value.get("export") or "")[0]
-    if exported != folder and exported.exists():
-        found[str(exported)] = exported
-    return found, inputs
+    return found | {str(path): path for path in _exported(folder)}, inputs
+
+
+def _exported(folder: Path) -> list[Path]:
+    """Files and folders of a run that were exported, as far as something here can run them."""
+    folders = sorted(path.parent for path in folder.glob("*/preprocessing.json"))
+    runnable = [f for f in folders if sum(path.suffix in SUFFIXES for path in f.iterdir()) == 1]
+    return [*runnable, *sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)]

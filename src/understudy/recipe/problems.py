@@ -27,7 +27,7 @@ _HOME = Path(understudy.__file__).parent
 
 _SECTIONS: dict[str, Where] = {
     "student": ("student",), "teacher": ("teacher",), "teacher_epochs": ("teacher", "epochs"), "teacher_data": ("teacher", "data"),
-    "train": ("data",), "valid": ("data",), "test": ("data",), "classes": ("data",), "data": ("data",), "accept": ("accept",),
+    "train": ("data",), "valid": ("data",), "test": ("data",), "classes": ("data",), "data": ("data",), "accept": ("accept",), "deadline_ms": ("deadline_ms",),
     "Optim": ("optimizer",), "settings: device": ("device",), "with_unlabelled": ("data", "unlabelled"),
 }  # fmt: skip
 """Which key of a recipe is meant by what errors begin with."""

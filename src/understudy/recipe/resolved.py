@@ -49,6 +49,11 @@ class Resolved:
         told = {w: f" ({self.origins[w]})" for w in changed if w in self.origins}
         return [f"{'.'.join(map(str, w))} was {then.get(w)!r} and is {now.get(w)!r}{told.get(w, '')}" for w in changed]
 
+    def plain(self) -> dict[str, Any]:
+        """The values with paths that are good from any folder."""
+        made: dict[str, Any] = self._absolute(self.value, ())
+        return made
+
     def fill(self, where: Where, value: Any) -> None:
         """A value that only the data tells, where the recipe leaves it out."""
         at: Any = self.value

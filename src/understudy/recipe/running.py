@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from understudy.recipe.frame import deployment
 from understudy.recipe.text import Document, read
 from understudy.writing import make_folder, write_json, write_text
 
-__all__ = ["ENVIRONMENT", "FREE", "RECIPE", "Ran", "claim", "run", "wished"]
+__all__ = ["ENVIRONMENT", "FREE", "RECIPE", "Ran", "claim", "handed_on", "run", "wished"]
 
 RECIPE, ENVIRONMENT, REPORT = "recipe.yaml", "environment.json", "report.html"
 
-FREE = ("device", "workers", "threads", "accept", "report", "export")
+FREE = ("device", "workers", "threads", "accept", "deadline_ms", "search", "report", "export")
 """Keys that may differ when a run is resumed: they change no weight, or only its last bits, of which the run warns."""
 
 _PAGE = ("jinja2", "matplotlib")
@@ -73,7 +73,11 @@ def run(document: Document, out: Path, *, resume: bool = False, console: Console
     wishes, missing = wished(document, examined)
     for note in [*missing, *claim(out, examined, resume), *examined.notes]:
         console.print(note, soft_wrap=True)
-    result = perform(examined.material)
+    return handed_on(perform(examined.material), out, wishes, examined, console)
+
+
+def handed_on(result: Distilled, out: Path, wishes: Mapping[str, Any], examined: Examined, console: Console) -> Ran:
+    """Show what a job has come to, and write page and export as they are wished for."""
     console.print()
     result.show(console)
     page = result.report(out / REPORT) if wishes["report"] else None

@@ -1,5 +1,5 @@
 """From plain results to what people read."""
 
-from understudy.report.table import Column, render
+from understudy.report.table import Column, markdown, render
 
-__all__ = ["Column", "render"]
+__all__ = ["Column", "markdown", "render"]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from understudy.errors import InputError, MissingExtra, choices, raise_all
+from understudy.errors import InputError, choices, raise_all
 from understudy.report import plots
 from understudy.report.cells import cells
 from understudy.report.curves import curves
+from understudy.report.html import rendered
 from understudy.report.layers import layers
 from understudy.report.picture import data_uri, is_small
 from understudy.report.words import cut, fit, left_out
@@ -54,19 +53,8 @@ def page(run: Mapping[str, Any]) -> str:
     Raises: InputError for data of another form; MissingExtra without jinja2 or matplotlib.
     """
     raise_all(InputError, [f"page: has no part {key!r}. {choices(key, _KEYS)}" for key in run if key not in _KEYS])
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingExtra("The page", "report") from error
-    environment = Environment(
-        loader=PackageLoader("understudy.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"digest": _digest, "fit": fit}
-    html = environment.get_template("page.html.j2").render(
+    return rendered(
+        "page.html.j2",
         title=str(run.get("title") or "Distillation"),
         verdict=[str(line) for line in run.get("verdict") or ()],
         table=cells(run.get("columns") or (), run.get("rows") or ()),
@@ -80,12 +68,6 @@ def page(run: Mapping[str, Any]) -> str:
         choices=_definitions(run.get("choices") or {}),
         environment=_definitions(run.get("environment") or {}),
     )
-    return html.encode("utf-8", "replace").decode()  # half of a surrogate pair cannot be written to a file
-
-
-def _digest(script: str) -> str:
-    """What names a script to a content security policy."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode()
 
 
 # -- soft labels -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-__all__ = ["Column", "render"]
+__all__ = ["Column", "markdown", "render"]
 
 
 @dataclass(frozen=True)
@@ -38,3 +38,11 @@ def render(
         bold = emphasis is not None and row.get(columns[0].key) == emphasis
         table.add_row(*(column.cell(row) for column in columns), style="bold" if bold else None)
     return table
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:
+    """The same in Markdown, without columns that no row has a value for."""
+    shown = [column for column in columns if any(row.get(column.key) is not None for row in rows)]
+    lines = [[column.title.replace("\n", " ") for column in shown], ["---"] * len(shown)]
+    lines += [[column.cell(row) for column in shown] for row in rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

@@ -1,8 +1,7 @@
 """What model.onnx says of the samples in a file; needs numpy and onnxruntime only.
 
 python predict.py input.npy                          prints JSON, one entry for each sample
-python predict.py input.npy --out predictions.npy    writes class indices, a 0 or 1 for each label, or values
-"""
+python predict.py input.npy --out predictions.npy    writes class indices, a 0 or 1 for each label, or values"""
 
 import argparse
 import json
@@ -34,12 +33,10 @@ def predict(inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, list[dict[str, A
     """The predictions for prepared inputs: as an array, and as an entry for each sample."""
     session = onnxruntime.InferenceSession(FOLDER / "model.onnx", providers=["CPUExecutionProvider"])
     parts = zip(*(np.array_split(x, -(-len(x) // FACTS["batch"]) or 1) for x in inputs.values()), strict=True)
-    batches = [dict(zip(inputs, part, strict=True)) for part in parts]
-    y = np.concatenate([session.run(None, batch)[0] for batch in batches])
+    y = np.concatenate([session.run(None, batch)[0] for batch in (dict(zip(inputs, p, strict=True)) for p in parts)])
     names = np.array(FACTS["classes"])
     if FACTS["task"] == "classification":
-        odds, best = np.exp(y - y.max(1, keepdims=True)), y.argmax(1)
-        p = (odds / odds.sum(1, keepdims=True)).tolist()
+        p, best = np.exp(y - np.logaddexp.reduce(y, 1, keepdims=True)).tolist(), y.argmax(1)
         return best, [{"class": str(names[k]), "index": k, "probabilities": p[i]} for i, k in enumerate(best.tolist())]
     if FACTS["task"] == "multi-label":
         has, p = y > 0, (0.5 + np.tanh(y / 2) / 2).tolist()
