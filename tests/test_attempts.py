@@ -12,8 +12,8 @@ from rich.console import Console
 from recipe.kit import SMALL, document
 from understudy import attempts as module
 from understudy import evaluate, job
-from understudy.attempts import Attempts, OutOfTime, Tried, Until, missing
 from understudy.accept import parse
+from understudy.attempts import Attempts, OutOfTime, Tried, Until, missing
 from understudy.errors import CorruptError, InputError
 from understudy.progress import Progress
 from understudy.recipe.examine import examine

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from understudy import Optim, Term, choices, converted, distill, evaluate, inference, job, losses, preflight, probe
 from understudy.batch import Batch, call
 from understudy.choices import FILE, Choices
-from understudy.errors import InputError, MissingExtra
+from understudy.errors import InputError, MissingExtra, NonFiniteError
 from understudy.inference import WAYS, Inference
 from understudy.method import Distillation
 from understudy.probe import Choice, calibration, choose
@@ -290,6 +290,51 @@ def test_the_time_of_a_step_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_pat
     distill(CNN(2, classes=3), taught(), TRAIN, VALID, folder=tmp_path / "run", **FEW)
     told = read_json(tmp_path / "run" / FILE)
     assert "of the time" in told["precision"]["told"]
+
+
+class Shown(nn.Module):
+    """Notes in which precision it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.short = taught(), set[bool]()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shown:
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.short.add(torch.is_autocast_enabled("cpu"))
+        logits: Tensor = self.model(x)
+        return logits
+
+
+def test_a_teacher_that_no_way_makes_faster_computes_in_float32_for_students_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    teacher = Shown()
+    distill(CNN(2, classes=3), teacher, TRAIN, VALID, store=None, precision="bf16", **FEW)
+    assert teacher.short == {False}
+    monkeypatch.setattr(Choices, "teacher", lambda self, teacher, *given, **more: teacher)
+    distill(CNN(2, classes=3), teacher, TRAIN, VALID, store=None, precision="bf16", **FEW)
+    assert teacher.short == {False, True}
+
+
+def test_a_learning_rate_that_is_too_high_for_what_is_timed_ends_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Done(Exception):
+        pass
+
+    def train_stage(*given: Any, **more: Any) -> None:
+        raise Done
+
+    worth(monkeypatch)
+    fixed(monkeypatch, "fp32")
+    monkeypatch.setattr(job, "train_stage", train_stage)
+    given = FEW | {"optimizer": Optim("SGD", lr=1e6)}
+    with pytest.raises(Done):
+        distill(CNN(2, classes=3), taught(), TRAIN, VALID, **given)
+    monkeypatch.setattr(Optim, "at", lambda self, share: self)
+    with pytest.raises(NonFiniteError):
+        distill(CNN(2, classes=3), taught(), TRAIN, VALID, **given)
 
 
 def test_ways_and_precisions_that_there_are_not_are_refused() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy import Distillation, Optim, Settings, Term, converted, train
-from understudy.batch import Batch, ModelInputs, mapped
+from understudy.batch import Batch, ModelInputs, call, mapped
 from understudy.errors import InputError, MissingExtra
 from understudy.inference import WAYS, Inference
 from understudy.losses import kl, mse
@@ -293,6 +293,27 @@ def test_a_form_does_not_see_in_which_precision_the_student_learns(graph: Infere
         assert torch.equal(asked(other), wanted)
         with torch.no_grad():
             assert not torch.equal(asked._orig_mod(other), wanted)
+
+
+@pytest.mark.parametrize("way", ["fp32", "channels_last", pytest.param("compiled", marks=pytest.mark.long)])
+def test_a_teacher_in_float32_computes_in_it_where_the_student_learns_in_bfloat16(way: str) -> None:
+    asked, taps, x = Inference(net(), way), frozenset({"layer2"}), images()
+    with torch.no_grad():
+        wanted, seen = asked.read(call, x, taps)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, caught = asked.read(call, x, taps)
+            assert torch.is_autocast_enabled("cpu")  # again, for the student
+            assert not torch.equal(asked._orig_mod(x).float(), wanted)
+    assert torch.equal(found, wanted)
+    assert torch.equal(caught["layer2"][0].output, seen["layer2"][0].output)
+
+
+def test_what_a_generator_gives_in_bfloat16_is_answered_by_a_teacher_in_float32() -> None:
+    asked, x = Inference(net(), "fp32"), images().bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(asked(x), asked(x.float()))
+    with pytest.raises(RuntimeError, match="type"):  # as it would be where only autocast was left
+        asked._orig_mod(x)
 
 
 def test_inputs_of_another_shape_are_answered_by_the_model_itself(graph: Inference) -> None:

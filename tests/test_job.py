@@ -16,6 +16,7 @@ from understudy import job as job_module
 from understudy import outcome as outcome_module
 from understudy.checkpoint import Checkpoints, thaw
 from understudy.errors import InputError, MachineError
+from understudy.examples import device_of
 from understudy.folder import Lock
 from understudy.outcome import Distilled
 from understudy.state import digest
@@ -143,7 +144,12 @@ def test_an_export_does_what_the_student_does(result: Distilled, tmp_path: Path)
     assert told["agreement"] == 1.0
     assert told["accuracy"] == pytest.approx(float(expected))
     result.export(tmp_path / "deploy")
-    assert sorted(p.name for p in (tmp_path / "deploy").iterdir()) == ["model.onnx", "predict.py", "preprocessing.json"]
+    assert sorted(p.name for p in (tmp_path / "deploy").iterdir()) == [
+        "README.md",
+        "model.onnx",
+        "predict.py",
+        "preprocessing.json",
+    ]
 
 
 def test_the_given_student_and_teacher_are_not_changed(teacher: nn.Module) -> None:
@@ -597,3 +603,20 @@ def test_under_torchrun_it_is_refused_before_anything_is_begun(
     with pytest.raises(ValueError, match="RANK"):  # torch's, when it is about to train
         run(teacher, folder=tmp_path / "run", epochs=1)
     assert (tmp_path / "run").exists(), "control"
+
+
+def test_the_teacher_is_where_students_train_before_it_is_asked(
+    teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def check_teacher(given: material.Material) -> None:
+        raise Asked(device_of(given.teacher).type)
+
+    there = property(lambda self: torch.device("meta"))
+    monkeypatch.setattr(job_module, "check_teacher", check_teacher)
+    for place, told in ((material.Material.device, "cpu"), (there, "meta")):
+        monkeypatch.setattr(material.Material, "device", place)
+        with pytest.raises(Asked, match=told):
+            run(copy.deepcopy(teacher), epochs=1)

@@ -134,3 +134,19 @@ def test_what_is_wrong_is_told_before_any_training(
     monkeypatch.setattr("understudy.job.train", lambda *args, **kwargs: pytest.fail("it trains"))
     with pytest.raises(InputError, match=told):
         run(**{"student": "teacher", "teacher": teacher, **wrong})
+
+
+def test_what_a_compression_sees_is_where_the_student_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr("understudy.start.chain", lambda model, inputs, steps: seen.append(inputs))
+    for device in ("cpu", "meta"):
+        compressed(mlp(8).to(device), ["magnitude"], Examples.read(blobs(20, 0), "train"))
+    assert [inputs.device.type for inputs in seen] == ["cpu", "meta"]
+
+
+def test_a_student_made_of_its_teacher_begins_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    taught, brought = mlp(8), list[nn.Module]()
+    monkeypatch.setattr(nn.Module, "cpu", lambda self: brought.append(self) or self)
+    made = begun("teacher", taught)
+    assert brought == [made]  # and the teacher stays where it is
+    assert made is not taught

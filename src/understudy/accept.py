@@ -89,7 +89,7 @@ class Condition:
         """By how much the student's figure misses it, in words; None if it is met.
 
         >>> parse({"accuracy": ">= 0.97 * teacher"})[0].lack(0.931, teacher=0.99)
-        'accuracy 0.931 is 0.029 below 0.97 * teacher = 0.960'
+        'accuracy 0.931 is 0.0293 below 0.97 * teacher = 0.960'
         """
         met, told = self.check(value, teacher, alone)
         reference = {None: 0.0, "teacher": teacher, "alone": alone}[self.model]

@@ -222,11 +222,12 @@ class Attempts:
             return before
         self._note(dataclasses.replace(before, state="begun"))
         began = time.monotonic()
+        stops: tuple[type[BaseException], ...] = (OutOfTime, *ends)
         until = [] if left is None else [Until(began + left)]
         try:
             result = self._perform(number, changes, Trying(costs=costs, callbacks=(*until, *callbacks)))
             told = self._told(result)
-        except (OutOfTime, *ends) as stop:
+        except stops as stop:
             told = {"state": "stopped", "why": str(stop)}
         except (InputError, NonFiniteError) as error:
             told = {"state": "failed", "why": str(error).partition("\n")[0]}

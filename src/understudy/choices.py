@@ -106,15 +106,14 @@ class Choices:
         count = min(BATCHES * rows, examples.samples)
         return examples.only(torch.arange(count) * examples.samples // count)
 
-    def _probed(self, teacher: nn.Module, method: Method, times: int, rows: int) -> tuple[Choice, Any]:
-        material, stage = self.material, self.material.stages["distilled"]
+    def _probed(self, teacher: nn.Module, method: Method, times: int, rows: int) -> tuple[Choice, Inference]:
+        material = self.material
         if type(method) is not Distillation:
-            return Choice("fp32", f"{type(method).__name__} decides in its moves what it asks the teacher"), teacher
+            return self._untried(teacher, f"{type(method).__name__} decides in its moves what it asks the teacher")
         if method.frozen.get("teacher") is not unwrap(teacher):
-            return Choice("fp32", "the method asks a model of its own, which it has put the teacher into"), teacher
-        device = material.settings(stage, 0).on()
+            return self._untried(teacher, "the method asks a model of its own, which it has put the teacher into")
         few = self._few(rows)
-        batches = [batch.to(device) for batch in few.source.in_order(rows)]
+        batches = [batch.to(material.device) for batch in few.source.in_order(rows)]
         student, logits = material.student(), None
         if material.task.name == "classification":
             logits = outputs(student, few.few(batches[0].rows), give=self.plan.call)
@@ -123,10 +122,13 @@ class Choices:
         home = device_of(teacher)
         try:
             return choose(
-                teacher.to(device), batches, times, give=self.plan.call, student=logits, taps=taps, parts=parts
+                teacher.to(material.device), batches, times, give=self.plan.call, student=logits, taps=taps, parts=parts
             )
         finally:
             teacher.to(home)
+
+    def _untried(self, teacher: nn.Module, why: str) -> tuple[Choice, Inference]:
+        return Choice("fp32", why), Inference(teacher, "fp32")  # as a resumed run asks it
 
     def live(self, answers: Answers) -> None:
         """Note that the teacher is asked in every step, and why."""
@@ -179,8 +181,8 @@ class Choices:
         return Precision("bf16", f"a step takes {share:.2f} of the time of fp32")
 
     def _seconds(self, precision: Precision) -> float:
-        """Of a student's step, without its teacher."""
-        material, stage = self.material, self.material.stages["distilled"]
+        """Of a student's step, without its teacher, and without a learning rate: this loss may run away at the user's."""
+        material, stage = self.material, dataclasses.replace(self.material.stages["distilled"], share=0.0)
         student = material.student()
         clock = Clock()
         settings = dataclasses.replace(

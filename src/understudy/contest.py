@@ -17,7 +17,7 @@ import json
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +135,6 @@ def _try_export(material: Material) -> None:
             assert inputs is not None  # checked before
             try:
                 to_file(model, inputs, Path(folder) / f"{who}.onnx")
-            except MissingExtra:
-                raise
             except InputError as error:
                 raise InputError(f"{who}: {error}") from error
 
@@ -148,12 +146,16 @@ def _checked(entrants: Entrants, entered: Sequence[Way], explicit: bool) -> tupl
         try:
             if way.model.name not in known:
                 known[way.model.name] = entrants.checked(way.model)
-        except InputError as error:
+        except (InputError, MissingExtra) as error:
             if explicit and way.family != "ladder" and way.model.learns != "alone":
+                if isinstance(error, MissingExtra):
+                    raise
                 raise InputError(f"--ways: {way.name}: {error}") from error
             left_out.append({"way": way.name, "reason": " ".join(str(error).split())})
         else:
             found.append(dataclasses.replace(way, model=known[way.model.name]))
+    if {way.name for way in found} <= {"teacher"}:
+        raise InputError("\n".join(["compare: no way can be gone here.", *(one["reason"] for one in left_out)]))
     return found, left_out
 
 
@@ -180,8 +182,9 @@ def _command(
 
 def _page(board: Board, title: str) -> str:
     left_out = {f"left out: {one['way']}": one["reason"] for one in board.left_out}
+    rows = [{**row, "command": _alone(board.command, row)} for row in board.rows]
     return pareto_page(
-        board.rows,
+        rows,
         metric=board.metric,
         title=title,
         facts={**board.protocol, **board.measured, **left_out, "command": board.command},
@@ -189,6 +192,15 @@ def _page(board: Board, title: str) -> str:
         chosen=board.winner,
         better=board.better,
     )
+
+
+def _alone(command: str, row: Mapping[str, Any]) -> str:
+    """The command that makes a row, and no more than it needs."""
+    words = [word for word in shlex.split(command) if word != "--ladder"]
+    if "--ways" in words:
+        del words[(at := words.index("--ways")) : at + 2]
+    which = {"ladder": ["--ladder"], "teacher": []}.get(row["family"], ["--ways", row["name"]])
+    return shlex.join([*words, *which])
 
 
 def _hand_on(out: Path, board: Board, name: str, examined: Examined) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.status import Status
 from torch import nn
 
 from understudy.choices import Choices
-from understudy.compress import copied, finished
+from understudy.compress import Step, copied, described, finished
 from understudy.data.order import preserved, seed_all
 from understudy.errors import InputError
 from understudy.material import Material
@@ -110,7 +111,7 @@ class Entrants:
         for seed in self.plan.every_seed:
             student = self._start(model, seed)
             method = material.alone(student) if stage == "alone" else material.method(student, self.teacher, seed)
-            found.append(self._run(stage, material, method, seed, self._folder(model, seed), status))
+            found.append(self._run(stage, material, method, seed, self._folder(model, seed), status, model.chain))
             if found[-1].failed is not None:
                 return found[-1].failed
         self.told[model.name] = found
@@ -118,9 +119,19 @@ class Entrants:
         self.console.print(f"{model.name}: {self.task.metric} {valid} on valid, {seconds:.0f} s", soft_wrap=True)
         return None
 
-    def _run(self, stage: str, material: Material, method: Method, seed: int, folder: Path, status: Status) -> Trained:
+    def _run(
+        self,
+        stage: str,
+        material: Material,
+        method: Method,
+        seed: int,
+        folder: Path,
+        status: Status,
+        chain: Sequence[Step] = (),
+    ) -> Trained:
         settings = material.settings(material.stages[stage], seed)
         facts = identity(method, settings.identity(), material.stages[stage].data.samples)
+        facts |= {"compressed": ", ".join(map(described, chain))} if chain else {}
         if (found := held(folder, facts)) is not None:
             return found
         if stage == "distilled":

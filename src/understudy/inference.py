@@ -26,6 +26,7 @@ from understudy.taps import Caught, Tapped, unwrap
 __all__ = ["WAYS", "Inference", "Way", "check_layers"]
 
 Shapes = tuple[tuple[int, ...], ...]
+SHORT = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ def check_layers(way: str, layers: Iterable[str]) -> None:
 class Inference(nn.Module):
     """A model that is only asked, and never trained, in one of the :data:`WAYS`. Give it to a method in the model's place.
 
-    Terms, taps, digests and errors see the model itself, which stays as it is; what runs is a copy. Where a gradient flows
-    through the model into its inputs, as in data-free methods, the model itself runs.
+    Terms, taps, digests and errors see the model itself, which stays as it is; what runs is a copy. It computes as the way says,
+    in whatever precision the student learns. Where a gradient flows through the model into its inputs, as in data-free methods,
+    the model itself runs.
 
     Args:
         model: what is asked.
@@ -135,6 +137,9 @@ class Inference(nn.Module):
         self, give: Call, inputs: Any, taps: frozenset[str], *, name: str = "teacher"
     ) -> tuple[Any, dict[str, list[Caught]]]:
         """The model's output and what the taps caught, as float32 where it computed in less. Call it without gradient."""
+        device = next((t.device.type for t in tensors(inputs)), "cpu")
+        if not self.way.bf16 and _is_autocast(device):  # a generator that trains under it gives its dtype
+            inputs = mapped(self._own, inputs)
         if self.way.form is not None:
             check_layers(self.name, taps)
             return mapped(_wide, self._formed(give)(give, inputs)), {}
@@ -146,7 +151,6 @@ class Inference(nn.Module):
         tapped = self._tapped.get((taps, compiled))
         if tapped is None:
             tapped = self._tapped[taps, compiled] = Tapped(name, model, taps, compiled)
-        device = next((t.device.type for t in tensors(laid)), "cpu")
         with evaluating(model, tapped.modules), self._running(device, compiled):
             output, caught = tapped(give, laid, ())
         if not self.way.bf16:
@@ -154,6 +158,12 @@ class Inference(nn.Module):
         return mapped(_wide, output), {
             tap: [c._replace(output=mapped(_wide, c.output)) for c in calls] for tap, calls in caught.items()
         }
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """A tensor of a short format in that of the weights."""
+        weights = (t.dtype for t in itertools.chain(self._orig_mod.parameters(), self._orig_mod.buffers()))
+        own = next((dtype for dtype in weights if dtype.is_floating_point), tensor.dtype)
+        return tensor.to(own) if tensor.dtype in SHORT else tensor
 
     def _converted(self) -> nn.Module:
         """The copy that runs, where the model now is."""
@@ -184,6 +194,8 @@ class Inference(nn.Module):
         with contextlib.ExitStack() as stack:
             if self.way.bf16:
                 stack.enter_context(torch.autocast(device, torch.bfloat16))
+            elif _is_autocast(device):  # that of the student
+                stack.enter_context(torch.autocast(device, enabled=False))
             if compiled:  # both when it is compiled and when it runs
                 stack.enter_context(freezing())
             yield
@@ -201,5 +213,10 @@ def _place(model: nn.Module) -> torch.device | None:
     return None if first is None else first.device
 
 
+def _is_autocast(device: str) -> bool:
+    # The meta device knows none and does not even take the question.
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def _wide(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    return tensor.float() if tensor.dtype in SHORT else tensor

@@ -201,8 +201,10 @@ class Job:
         if "teacher" in self.stages:
             self._train("teacher", "teacher", self.material.alone(self.teacher), 0)
             self.teacher.eval()
+        # Where students train, as training would put it: it may be asked about every sample before that.
+        method = self.material.method(self.material.student(), self.teacher).to(self.material.device)
         check_teacher(self.material)
-        teacher = self._ask()
+        teacher = self._ask(method)
         result = self._conclude([self._trial(at, seed, teacher) for at, seed in enumerate(self.plan.every_seed)])
         if self.keeps:
             result.keep(with_teacher=self.plan.teacher_epochs > 0)
@@ -210,11 +212,10 @@ class Job:
 
     # -- stages --------------------------------------------------------------------------------------------------------
 
-    def _ask(self) -> Any:
+    def _ask(self, method: Method) -> Any:
         """Where students read the teacher: in a table of what it says of every sample, or, as it runs best, in each step."""
         material, choices = self.material, Choices(self.material, self._say)
         material.precision = choices.precision()
-        method = material.method(material.student(), self.teacher)
         answers = Answers(material, self.teacher, method)
         self.choices = choices.made
         if not answers.wanted:

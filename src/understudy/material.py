@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import torch
 from torch import nn
 
 from understudy import methods
@@ -181,6 +182,11 @@ class Material:
         if plan.teacher_epochs and taught is not None:
             found.insert(0, Stage("teacher", taught, plan.teacher_epochs * self.steps_an_epoch(taught), 1))
         return {stage.name: stage for stage in found}
+
+    @property
+    def device(self) -> torch.device:
+        """Where students train."""
+        return self.settings(self.stages["distilled"], 0).on()
 
     def steps_an_epoch(self, data: Examples) -> int:
         """Steps in which each sample is seen once, but for one that would be a batch by itself."""

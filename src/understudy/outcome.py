@@ -13,11 +13,15 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from understudy.cards import story, write_card
+from understudy.environment import environment
 from understudy.errors import InputError, choices
+from understudy.evaluate import FORM, STAGES
 from understudy.examples import Examples
 from understudy.export import TARGETS, Target, load, targets, to_file, write_folder
 from understudy.pages import PAGE, Outcome, contents, write_page
 from understudy.report import Column, render
+from understudy.report.card import check
 from understudy.state import whole
 from understudy.tasks import Task
 from understudy.writing import make_folder, save_tensors, strict, write_json
@@ -111,8 +115,9 @@ class Distilled(Outcome):
         form: str | None = None,
         target: str | None = None,
         training: Examples | None = None,
+        card: Mapping[str, Any] | None = None,
     ) -> dict[str, float]:
-        """Write the student for deployment: as a file, or as a folder with model, preprocessing and ``predict.py``.
+        """Write the student for deployment: as a file, or as a folder with model, preprocessing, ``predict.py`` and a card.
 
         Args:
             path: ends in ``.onnx``, or as the target's files do, for the file alone; without an ending it is the folder.
@@ -124,14 +129,18 @@ class Distilled(Outcome):
             target: a name in :data:`understudy.export.TARGETS`; ONNX, or by the path's ending, if left out.
             training: samples on which a target in 8 bits sees the ranges of activations; those of the table, without their
                 labels, if left out.
+            card: what the folder's ``README.md`` is to say beside what the job knows, such as its ``name``, ``license``, ``data`` and
+                ``limits``; the keys are those of :func:`understudy.report.card.card`.
 
         Returns: largest error and agreement against the student on up to 256 samples, and the task's figures of the file
             on the data that the table was made on; without these where the target does not run on this system.
         Raises: InputError if the model cannot be exported, or if the file does not do what the student does.
         """
         model = self.student if form is None else self.form(form)
+        stage = STAGES["kept"] if form is None else f"{FORM}{form}"
+        told = story(self.results(), self.recipe, environment(torch.device("cpu")), stage) | dict(card or {})
         return deploy(
-            Path(path), model, self.evidence.data, self.task, self.classes, preprocessing, raw, target, training
+            Path(path), model, self.evidence.data, self.task, self.classes, preprocessing, raw, target, training, told
         )
 
 
@@ -145,6 +154,7 @@ def deploy(
     raw: Mapping[str, Any] | None = None,
     target: str | None = None,
     training: Examples | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Write a student as a file or a folder, and score the file on labelled data: see :meth:`Distilled.export`."""
     inputs = data.inputs()
@@ -155,6 +165,7 @@ def deploy(
     name, form = _form(path, target)
     if data.labels is None:
         raise InputError(f"export: {data.name} has no label, on which the file could be scored.")
+    check(card or {})
     make_folder(path.parent)
     checked, seen = inputs[:CHECKED], _spread(training or data) if form.calibrated else None
     if path.suffix:
@@ -172,7 +183,10 @@ def deploy(
             target=name,
             calibration=seen,
         )
-    return told if form.load is None else {**told, **task.metrics(load(path)(inputs), data.labels)}
+    figures = told if form.load is None else {**told, **task.metrics(load(path)(inputs), data.labels)}
+    if not path.suffix:
+        write_card(path, card or {}, data, task, figures)
+    return figures
 
 
 def _form(path: Path, name: str | None) -> tuple[str, Target]:

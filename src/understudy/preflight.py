@@ -167,9 +167,8 @@ def _check_run(material: Material, method: Method) -> None:
     if run == "auto" or (form := WAYS[run].form) is None or not isinstance(material.teacher, nn.Module):
         return
     check_installed(form)
-    device = material.settings(material.stages["distilled"], 0).on()
-    if device.type != "cpu":
-        raise InputError(f"teacher_run={run!r} is for the CPU, and this run is on {device}. Leave it out.")
+    if material.device.type != "cpu":
+        raise InputError(f"teacher_run={run!r} is for the CPU, and this run is on {material.device}. Leave it out.")
     check_layers(run, {a.tap for a in read if a.tap})
     if parts := [str(a) for a in read if beyond(a)]:
         raise InputError(

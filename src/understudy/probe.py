@@ -132,7 +132,7 @@ class _Probe:
         self.rounds: dict[str, list[float]] = {"fp32": [self._timed("fp32") for _ in range(2)]}
         self.tried: dict[str, Tried] = {"fp32": Tried("fp32")}
 
-    def run(self) -> tuple[Choice, nn.Module]:
+    def run(self) -> tuple[Choice, Inference]:
         whole = self.times * min(self.rounds["fp32"])
         if whole < WORTH_SECONDS:
             return self._chosen("fp32", f"the teacher takes {whole:.1f} s of the whole run")
@@ -162,12 +162,12 @@ class _Probe:
         told = f"takes {share:.2f} of the time of fp32 on {len(self.batches)} of your batches; {what} {100 * (off or 0):.1g} % off"
         return self._chosen(chosen, told)
 
-    def _chosen(self, way: str, told: str) -> tuple[Choice, nn.Module]:
+    def _chosen(self, way: str, told: str) -> tuple[Choice, Inference]:
         order = sorted(self.tried, key=list(WAYS).index)
         seen = [
             replace(self.tried[name], ms=1e3 * self._seconds(name) if name in self.rounds else None) for name in order
         ]
-        return Choice(way, told, tuple(seen)), self.asked[way] if way != "fp32" else self.teacher
+        return Choice(way, told, tuple(seen)), self.asked[way]
 
     def _seconds(self, way: str) -> float:
         return statistics.median(self.rounds[way])

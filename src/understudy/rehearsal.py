@@ -161,7 +161,9 @@ def _batch(material: Material, device: torch.device) -> Batch:
     """One step's samples, drawn at random: the first ones may all have a label."""
     data = material.data["train"]
     ids = torch.randperm(data.samples, generator=torch.Generator().manual_seed(0))[: material.batch_size]
-    return next(iter(data.source.subset(ids).in_order())).to(device)
+    batch = next(iter(data.source.subset(ids).in_order()))
+    # As the loop gives it: a table of what the teacher says is asked for a draw.
+    return (Batch.of(batch, draw=torch.tensor(0)) if data.source.may_vary else batch).to(device)
 
 
 def _terms(material: Material) -> list[TermSeen]:
@@ -264,7 +266,8 @@ def _method_of(material: Material, stage: str, answers: Answers | None) -> Metho
 
 def _answers(material: Material) -> Answers | None:
     """What the job would ask its teacher beforehand, if it would."""
-    answers = Answers(material, material.teacher, material.method(material.student(), material.teacher))
+    method = material.method(material.student(), material.teacher).to(material.device)  # as the job does
+    answers = Answers(material, material.teacher, method)
     return answers if answers.wanted else None
 
 
@@ -292,9 +295,8 @@ def _bytes_in(folder: Path) -> int:
 
 def memory_of_step(material: Material, method: Method, progress: Progress = START) -> float:
     """Bytes: weights of all models, gradients, the optimizer's state, and what a forward keeps for its backward."""
-    device = material.settings(material.stages["distilled"], 0).on()
-    method.to(device)
-    batch = _batch(material, device)
+    method.to(material.device)
+    batch = _batch(material, material.device)
     method.dry_run(batch)
     method.train()
     kept = _kept_by_moves(method, batch, progress)

@@ -20,13 +20,15 @@ from understudy.outcome import Distilled
 from understudy.parallel import one_process
 from understudy.recipe.examine import examine
 from understudy.recipe.problems import Problems
-from understudy.recipe.running import Ran, claim, handed_on, wished
+from understudy.recipe.running import FREE, Ran, claim, handed_on, wished
 from understudy.recipe.running import run as run_recipe
 from understudy.recipe.text import Document
 from understudy.recipe.tries import Change, Tries, brief
 from understudy.writing import write_text
 
 __all__ = ["run", "search"]
+
+FREE_HERE = [key for key in FREE if key not in ("accept", "deadline_ms")]  # by which attempts were judged
 
 AS_IT_IS = "the recipe as it is"
 REMEDY = "Other values can be tried until it is: give the recipe `search: 10m`, or --set search=10m and another --out."
@@ -61,7 +63,7 @@ def search(document: Document, out: Path, *, resume: bool = False, console: Cons
     attempts = Attempts(document, out, examined, console)
     _check(document, tries, attempts)
     wishes, lacking = wished(document, examined)
-    for note in [*lacking, *claim(out, examined, resume), *examined.notes, *tries.passed_over]:
+    for note in [*lacking, *claim(out, examined, resume, FREE_HERE), *examined.notes, *tries.passed_over]:
         console.print(note, soft_wrap=True)
     with examined.material.plan.locked():
         digests = {f"data {name!r}": data.digest for name, data in examined.material.data.items()}

@@ -10,7 +10,7 @@ from torch import nn
 
 from understudy.compress import Step, chain, copied
 from understudy.errors import InputError
-from understudy.examples import Examples
+from understudy.examples import Examples, device_of
 
 __all__ = ["CALIBRATION", "TEACHER", "Make", "begun", "compressed"]
 
@@ -34,7 +34,7 @@ def begun(make: Make, teacher: Any) -> nn.Module:
     if isinstance(make, str):
         if not isinstance(teacher, nn.Module):
             raise InputError(f"student: a teacher that is a {type(teacher).__name__} is no module to begin with.")
-        return copied(teacher)
+        return copied(teacher).cpu()  # where other students begin too; the teacher is where it was trained
     if not callable(make):
         raise InputError(f"student: a {type(make).__name__} is neither a module nor a function that makes one.")
     try:
@@ -55,4 +55,4 @@ def compressed(model: nn.Module, steps: Sequence[Step], train: Examples) -> nn.M
     inputs = train.few(CALIBRATION).inputs()
     if inputs is None:
         raise InputError("compress: a model that takes several inputs is compressed by hand, with understudy.compress.")
-    return chain(model, inputs, steps)
+    return chain(model, inputs.to(device_of(model)), steps)

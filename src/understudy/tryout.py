@@ -13,7 +13,7 @@ from understudy.accept import Condition, parse
 from understudy.board import Board
 from understudy.compress import described
 from understudy.entrants import DISTILLED, Entrants
-from understudy.errors import InputError, Interrupted, MachineError
+from understudy.errors import InputError
 from understudy.examples import Examples, outputs
 from understudy.export import run_file
 from understudy.measure import bench, gap_closed, interval, parameters
@@ -87,14 +87,12 @@ class Tryout:
         self.entrants.train_teacher(status)
         done = []
         for way in self.entered:
+            failed = self.entrants.train(way.model, status)
             try:
-                failed = self.entrants.train(way.model, status)
                 if failed is None:
                     status.update(f"Exporting {way.name}")
                     self.files[way.name] = self._export(way)
-            except (Interrupted, MachineError):
-                raise
-            except InputError as error:
+            except InputError as error:  # it cannot be made, or its file does not say what it says
                 failed = str(error)
             if failed is None:
                 done.append(way)
@@ -253,18 +251,26 @@ class Tryout:
     # -- the end -------------------------------------------------------------------------------------------------------------
 
     def _told(self, rows: Sequence[Row], won: Row | None) -> list[str]:
-        """Who wins, and why."""
+        """Who wins, why, and whether that holds on data that chose nothing."""
         metric = self.task.metric
         rule = "; ".join(str(condition) for condition in self._conditions)
         if won is None:
             near = nearest(rows[1:], metric, self.task.sign)
             return [f"No row is accepted ({rule}, on valid). Nearest is {near['name']}: {'; '.join(near['why'])}."]
-        kept = f"{metric} {won[f'file_{metric}']:.3f} on {self._part}, from the file"
-        return [
+        base, alone = (next((row for row in rows if row["name"] == name), {}) for name in (BASE, "alone"))
+        figure, whole = won[f"file_{metric}"], base[metric]
+        told = [
             f"Handed on: {won['name']}, the smallest file that is accepted on valid ({'; '.join(won['why'])}). "
             f"It is {won['times_smaller_overall']:.1f} times smaller and {won['times_faster_overall']:.1f} times faster than "
-            f"the teacher in PyTorch; {kept}."
+            f"the teacher in PyTorch; {metric} {figure:.3f} on {self._part}, from the file; the teacher has {whole:.3f}."
         ]
+        for condition in self._conditions:
+            met, why = condition.check(figure, whole, alone.get(metric)) if condition.name == metric else (True, "")
+            if not met:
+                told.append(
+                    f"Mind that on {self._part} it falls short: {why}. A bar that leaves a margin is safer: accept."
+                )
+        return told
 
     def _protocol(self) -> dict[str, str]:
         """What all rows had alike, in words."""
@@ -274,7 +280,8 @@ class Tryout:
         own, theirs = parameters(self.material.student()), parameters(self.teacher)
         return {
             "task": self.task.name,
-            "teacher": f"{type(self.teacher).__name__}, {theirs:,} parameters; {self.entrants.shared.told()}",
+            "teacher": f"{type(self.teacher).__name__}, {theirs:,} parameters",
+            "teacher is asked": self.entrants.shared.told(),
             "student": f"{type(self.material.student()).__name__}, {own:,} parameters",
             "method": method,
             "seeds": str(plan.seeds),

@@ -131,7 +131,7 @@ def _thinner(student: int, teacher: int) -> Iterator[tuple[Step, ...]]:
 
 def _budgets(student: int, teacher: int) -> Iterator[tuple[Step, ...]]:
     for budget in _doubled(student, teacher):
-        yield (("low_rank", {"budget": int(budget)}),)
+        yield (("low_rank", {"budget": int(budget), "whitened": True}),)
 
 
 def _doubled(first: float, end: float) -> Iterator[float]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from understudy import compare as compare_module
+from understudy import contest as contest_module
 from understudy import trained
 from understudy.errors import Interrupted
 
@@ -96,3 +97,56 @@ def test_what_cannot_be_is_refused(options: tuple[str, ...], told: str) -> None:
     assert (answer.code, answer.out) == (2, "")
     assert re.search(re.escape(told), answer.err)
     assert not Path("runs").exists()
+
+
+# -- ways to a small model -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--tune",), "--tune: weighs methods; say which: --methods all --tune."),
+        (("--methods", "kd", "--ladder"), "--methods: ranks methods, and --ladder is about ways."),
+        (("--methods", "kd", "--ways", "alone"), "--methods: ranks methods, and --ways is about ways."),
+        (("--methods", "kd", "--price-per-hour", 0), "--methods: ranks methods, and --price-per-hour is about ways."),
+        (("--price-per-hour", -2), "--price-per-hour -2: must be a number above 0."),
+        (("--ways", "distil"), "--ways: there is no way 'distil'. Did you mean 'distilled'"),
+        (("--budget", "phon"), "'phon' is none of them. Did you mean 'phone'?"),
+    ],
+)
+def test_what_is_asked_wrongly_is_refused(words: tuple[Any, ...], told: str) -> None:
+    answer = call("compare", "digits", *words)
+    assert answer.code == 2
+    assert told in answer.err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "folder", "given"),
+    [
+        ((), "runs/digits-compare", {"names": None, "steps": False, "price": None, "budget": None}),
+        (("--ladder",), "runs/digits-ladder", {"names": None, "steps": True, "seeds": 3}),
+        (("--ladder", "--seeds", 2), "runs/digits-ladder", {"steps": True, "seeds": 2}),
+        (("--ways", "distilled, alone"), "runs/digits-compare", {"names": ["distilled", "alone"]}),
+        (("--price-per-hour", 0.5, "--budget", "phone"), "runs/digits-compare", {"price": 0.5, "budget": "phone"}),
+    ],
+)
+def test_ways_are_compared_where_no_methods_are_named(
+    words: tuple[Any, ...], folder: str, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def stop(document: Any, out: Path, **more: Any) -> Any:
+        seen.append({"seeds": document.value.get("seeds"), **more})
+        out.mkdir(parents=True)
+        (out / "recipe.yaml").write_text("")
+        raise Interrupted("stopped.")
+
+    monkeypatch.setattr(contest_module, "contest", stop)
+    answer = call("compare", "digits", *words)
+    assert answer.code == 5
+    assert {key: seen[0][key] for key in given} == given
+    told = answer.err.partition("Go on: ")[2].split()
+    assert told[:3] == ["understudy", "compare", folder]
+    assert told[-1] == "--resume"
+    assert "--seeds" not in told  # the folder knows them

@@ -58,7 +58,12 @@ def test_a_target_is_written_where_it_is_named(run: Path) -> None:
     assert answer["agreement"] >= 0.9
     assert json.loads(Path("small/preprocessing.json").read_text())["target"] == "onnx-int8"
     assert json.loads(call("eval", run, "--file", "small", "--json").out)["accuracy"] == answer["accuracy"]
-    assert sorted(path.name for path in Path("small").iterdir()) == ["model.onnx", "predict.py", "preprocessing.json"]
+    assert sorted(path.name for path in Path("small").iterdir()) == [
+        "README.md",
+        "model.onnx",
+        "predict.py",
+        "preprocessing.json",
+    ]
 
 
 def test_several_targets_get_a_folder_each(run: Path) -> None:

@@ -30,6 +30,7 @@ FLAGS = {
     "init": {"TASK"},
     "check": {"RECIPE", *LAID_OVER, "--json"},
     "compare": {"RECIPE", *LAID_OVER, "--methods", "--tune", "--seeds", "--epochs", "--out", "--resume", "--json"},
+    "tune": {"RECIPE", *LAID_OVER, "--trials", "--budget", "--over", "--objective", "--out", "--resume", "--json"},
     "run": {"RECIPE", *LAID_OVER, "--seed", "--out", "--resume", "--require", "--json"},
     "eval": {"RUN", "--on", "--file", *LAID_OVER, "--json"},
     "export": {"RUN", "--to", "--target", *LAID_OVER, "--json"},

@@ -160,7 +160,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append((document, out))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("understudy.recipe.running.run", remember)
+    monkeypatch.setattr("understudy.search.run", remember)
     return seen
 
 

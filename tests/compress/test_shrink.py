@@ -134,3 +134,32 @@ def test_a_configuration_that_lists_kinds_of_layers_is_thinned_along() -> None:
     assert (found.config.num_hidden_layers, found.config.layer_types) == (2, ["a", "c"])
     assert model.config.layer_types == ["a", "b", "c", "d"]
     assert callable(_note_layers)
+
+
+class Placed(nn.Module):
+    """A block that knows its place, and has parts in a list that know it too, as those of T5."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.layer_idx = at
+        self.parts = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        for part in self.parts:
+            part.layer_idx = at
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+def test_blocks_and_their_parts_are_told_the_blocks_new_place() -> None:
+    found = compress.shallower(nn.Sequential(*map(Placed, range(6))), torch.randn(2, 4))
+    told = [(block.layer_idx, *(part.layer_idx for part in block.parts)) for block in found]
+    assert told == [(at, at, at) for at in range(3)]
+
+
+def test_what_is_no_place_is_left_alone() -> None:
+    model = nn.Sequential(*map(Placed, range(6)))
+    for block in model:
+        block.parts[0].layer_idx = 77
+    assert {block.parts[0].layer_idx for block in compress.shallower(model, torch.randn(2, 4))} == {77}

@@ -30,6 +30,7 @@ from understudy.export import (
 )
 from understudy.export.loaded import Loaded
 from understudy.export.model import outputs
+from understudy.export.targets import find
 from understudy.recipe.frame import Export, deployment
 
 from .models import Bessel, Noise, Text, digits_model, text, varied
@@ -147,6 +148,13 @@ def test_inputs_without_names_are_not_mixed_up() -> None:
     assert torch.equal(named({"a": LINEAR, "b": 2 * LINEAR}), 2 * LINEAR)
     with pytest.raises(InputError, match="the file takes b, a, but was given a, c"):
         named({"a": LINEAR, "c": LINEAR})
+
+
+def test_a_folder_is_known_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("deploy", "v1.2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_bytes(b"")
+        assert find(tmp_path / name) == ("onnx", tmp_path / name / "model.onnx", ())
 
 
 def test_what_no_export_wrote_is_refused(tmp_path: Path) -> None:

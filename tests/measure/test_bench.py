@@ -214,6 +214,24 @@ def test_a_batch_that_a_file_does_not_take_is_told_and_the_others_are_measured(t
         bench([fixed], batches=[2], **QUICK)
 
 
+def test_a_model_that_fails_while_it_is_timed_is_told_and_the_others_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, block = play(monkeypatch, {"good": 1.0, "bad": 2.0}), Played.block
+
+    def fails(self: Played, runs: int, seconds: float) -> dict[str, Any]:
+        if self.name == "bad" and self.order.count("good") == MODULE.ROUNDS + 3:
+            raise Refused("run", "its process ended with -9")
+        return block(self, runs, seconds)
+
+    monkeypatch.setattr(Played, "block", fails)
+    files = {name: written(tmp_path / f"{name}.onnx") for name in ("good", "bad")}
+    made = bench(files, batches=[1, 2], **QUICK)
+    assert [(row["model"], row["batch"]) for row in made.rows] == [("good", 1), ("bad", 1), ("good", 2)]
+    assert "bad: its process ended with -9" in made.notes
+    assert (order.count("good"), order.count("bad")) == (2 * MODULE.ROUNDS, MODULE.ROUNDS + 2)
+
+
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path / "m.onnx")
     with pytest.raises(InputError) as caught:

@@ -108,3 +108,21 @@ def test_samples_are_taken_from_the_first_again_and_whole_numbers_are_zeros(tmp_
 def test_a_job_is_plain_json(tmp_path: Path) -> None:
     given = job(written(tmp_path / "m.onnx"))
     assert json.loads(json.dumps(given)) == given
+
+
+@pytest.mark.parametrize(
+    ("happens", "told"),
+    [("os.kill(os.getpid(), 9)", "its process ended with -9"), ("{}['late']", "failed while it was timed: KeyError: 'late'")],
+)
+def test_what_happens_while_it_is_timed_is_told(
+    happens: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    altered(monkeypatch, tmp_path, "            begun, cpu = ", f"            {happens}\n            begun, cpu = ")
+    running = Fresh(job(written(tmp_path / "m.onnx")))
+    try:
+        for _ in range(2):  # the second time there is nobody to ask
+            with pytest.raises(Refused, match=told if _ == 0 else "its process ended with") as caught:
+                running.block(1, 0.0)
+            assert caught.value.kind == "run"
+    finally:
+        running.close()

@@ -1,5 +1,6 @@
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 from understudy.measure import accuracy, agreement, parameters, size_mb
 from understudy.zoo import CNN
@@ -36,6 +37,15 @@ def test_parameters_and_size_count_each_tensor_once() -> None:
     twice = nn.Sequential(model, model)
     assert parameters(twice) == 9
     assert size_mb(twice) == 36 / 1e6
+
+
+def test_a_tensor_made_of_others_takes_their_bytes() -> None:
+    model = nn.Linear(3, 3, bias=False)
+    plain = size_mb(model)
+    model.weight = nn.Parameter(
+        TwoTensor(torch.zeros(3, 3), torch.zeros(3, 3))
+    )  # of a shape and dtype like one of them
+    assert (plain, size_mb(model), parameters(model)) == (36 / 1e6, 72 / 1e6, 9)
 
 
 def test_the_reference_network_has_the_sizes_its_docstring_says() -> None:

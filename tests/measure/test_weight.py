@@ -42,6 +42,7 @@ def test_int8_is_known_by_the_operators_or_by_the_name(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"MatMul", b"QuantizeLinear"))
     assert holds_int8(file)
     assert holds_int8(written(tmp_path / "student-INT8.onnx"))
+    assert not holds_int8(written(tmp_path / "checkpoint8.onnx"))
     (tmp_path / "deploy-int8").mkdir()
     assert holds_int8(written(tmp_path / "deploy-int8" / "m.onnx"))
     for name, operator, is_it in (("a", "aten.mm", False), ("b", "quantized_decomposed.quantize_per_tensor", True)):

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from recipe.kit import SMALL, differing, document, problems, ran
+from understudy.outcome import TEACHER
 from understudy.recipe.finished import Finished
 from understudy.recipe.running import run
 from understudy.recipe.text import read
@@ -66,3 +67,15 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, old: str, new: str,
     found = problems(tmp_path, TEXT.replace(old, new))
     assert any(told in line for line in found)
     assert all(line.startswith("r.yaml:") for line in found if told in line)
+
+
+@pytest.mark.parametrize("student", ["teacher", "{name: CNN, channels: 4}"])
+def test_shapes_that_depend_on_weights_are_found_again(student: str, tmp_path: Path) -> None:
+    """Of the teacher's file, and of the seed by which a student begins; ranks of other weights would be others."""
+    ran(tmp_path, SMALL, "seeds=1", "fine_tune=false", out="first")
+    weights = f"weights: {tmp_path / 'first' / TEACHER}}}"
+    text = SMALL.replace("epochs: 4, data: {name: digits, train: 300, valid: 100}}", weights)
+    text = text.replace("student: {name: CNN, channels: 2}", f"student: {student}")
+    made = ran(tmp_path, f"{text}compress: [{{name: low_rank, energy: 0.8}}]\n", "seed=5", "fine_tune=false")
+    again = Finished.open(tmp_path / "out", read(tmp_path / "out" / "recipe.yaml"))
+    assert digest(again.student) == digest(made.result.student)

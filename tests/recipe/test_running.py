@@ -157,7 +157,7 @@ def test_a_resume_where_there_is_nothing_yet_says_that_it_begins(tmp_path: Path)
 
 
 def test_what_changes_no_weight_may_be_other_on_a_resume(tmp_path: Path) -> None:
-    assert set(FREE) == {"device", "workers", "threads", "accept", "deadline_ms", "report", "export"}
+    assert set(FREE) == {"device", "workers", "threads", "accept", "deadline_ms", "search", "report", "export"}
     ran(tmp_path, SMALL)
     shutil.copytree(tmp_path / "out", tmp_path / "before")
     made = ran(

@@ -82,6 +82,7 @@ def test_an_entry_of_a_plugin_is_in_it() -> None:
 
 def test_there_are_the_ready_recipes_that_the_docs_name() -> None:
     assert set(ready()) == {
+        "accept",
         "compare",
         "csv",
         "digits",

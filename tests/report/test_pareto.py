@@ -18,7 +18,6 @@ from markup import Element, parse
 
 from understudy.errors import InputError, MissingExtra
 from understudy.report.pareto import pareto_page
-from understudy.report.words import fit
 
 pytest.importorskip("plotly")
 
@@ -258,6 +257,7 @@ def test_the_front_joins_what_nothing_smaller_beats(show: Show) -> None:
     assert tab.js("document.querySelector('#chart .xtitle').textContent") == "latency p50, ms, log scale"
 
 
+@pytest.mark.long
 @seen
 def test_where_less_is_better_the_front_falls(show: Show) -> None:
     tab = show(
@@ -299,6 +299,7 @@ def test_a_point_names_its_model_and_a_press_shows_its_command_and_its_row(show:
     assert tab.js(inside)
 
 
+@pytest.mark.long
 @seen
 def test_the_row_that_is_picked_is_scrolled_to_within_the_table(show: Show) -> None:
     many = [row(f"m{i}", "ladder", 0.5 + i / 1000, 1000 * 2**i, 1.0 + i) for i in range(14)]
@@ -308,6 +309,7 @@ def test_the_row_that_is_picked_is_scrolled_to_within_the_table(show: Show) -> N
     assert tab.js("document.querySelector('#models .scroll').scrollTop") > 100
 
 
+@pytest.mark.long
 @seen
 def test_the_command_is_copied_or_else_marked(show: Show) -> None:
     tab = show()
@@ -379,9 +381,9 @@ def test_names_are_drawn_as_text(show: Show) -> None:
     assert tab.js("typeof evil") == "undefined"
     assert tab.js("document.querySelectorAll('main img, main script').length") == 0
     assert tab.complaints == []
-    assert fit(EVIL, 40) != EVIL  # long enough for names that are cut
 
 
+@pytest.mark.long
 @seen
 def test_dark_and_paper_have_colours_of_their_own_in_the_plot(show: Show) -> None:
     colour = f"{TRACES}[1].marker.color"
@@ -412,6 +414,7 @@ def test_without_a_script_there_is_a_table_and_a_word(show: Show, tab: Browser) 
         tab("Emulation.setScriptExecutionDisabled", value=False)
 
 
+@pytest.mark.long
 @seen
 def test_a_page_without_costs_has_a_table_and_no_complaint(show: Show) -> None:
     tab = show(

@@ -30,6 +30,7 @@ from understudy.cli.report import report
 from understudy.cli.run import NOT_ACCEPTED, run
 from understudy.cli.schema import schema
 from understudy.cli.store import store
+from understudy.cli.tune import tune
 from understudy.errors import Interrupted, MachineError, UnderstudyError, choices
 from understudy.recipe.text import shown
 
@@ -83,6 +84,7 @@ for verb in (
     check,
     run,
     compare,
+    tune,
     evaluate,
     export,
     bench,

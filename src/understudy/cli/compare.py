@@ -164,7 +164,11 @@ def _check_asked(names: str | None, tune: bool, of_ways: Mapping[str, Any]) -> N
     """Raise InputError for options of one table with those of the other."""
     if names is None and tune:
         raise InputError("--tune: weighs methods; say which: --methods all --tune.")
-    wrong = [option for option, value in of_ways.items() if value] if names is not None else []
+    wrong = (
+        [option for option, value in of_ways.items() if value is not None and value is not False]
+        if names is not None
+        else []
+    )
     if wrong:
         raise InputError(f"--methods: ranks methods, and {', '.join(wrong)} is about ways. Leave one of them out.")
 

@@ -276,9 +276,13 @@ def _folded(model: nn.Module, layers: dict[str, Any], at: Mapping[str, Place]) -
 
 
 def left(way: str, model: nn.Module, done: set[nn.Module], keep: Sequence[str]) -> None:
-    """Warn of what stays in float and holds matrices, other than what was asked to stay."""
-    asked = kept(way, model, keep)
-    found = [f"{name} ({type(module).__name__})" for name, module in _matrices(model, done) if name not in asked]
+    """Warn of what stays in float and holds matrices of weight, other than what was asked to stay."""
+    asked, least = kept(way, model, keep), 0.01 * sum(p.numel() for p in model.parameters())
+    found = [
+        f"{name} ({type(module).__name__})"
+        for name, module in _matrices(model, done)
+        if name not in asked and sum(p.numel() for p in _own(module)) >= least
+    ]
     if found:
         more = f" and {len(found) - 6} more" if len(found) > 6 else ""
         warnings.warn(
@@ -291,11 +295,10 @@ def left(way: str, model: nn.Module, done: set[nn.Module], keep: Sequence[str]) 
 def _matrices(model: nn.Module, done: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     inside = {part for module in done for part in module.modules()}
     for name, module in model.named_modules():
-        own = itertools.chain(module.parameters(recurse=False), _originals(module))
-        if module not in inside and any(p.ndim > 1 and p.is_floating_point() for p in own):
+        if module not in inside and any(p.ndim > 1 and p.is_floating_point() for p in _own(module)):
             yield name or "the model itself", module
 
 
-def _originals(module: nn.Module) -> Iterator[nn.Parameter]:
+def _own(module: nn.Module) -> Iterator[nn.Parameter]:
     held = module._modules.get("parametrizations")
-    return iter(()) if held is None else held.parameters()
+    return itertools.chain(module.parameters(recurse=False), () if held is None else held.parameters())

@@ -120,7 +120,7 @@ def shallower(model: nn.Module, example: Inputs, *, every: int = 2, blocks: Sequ
         for at in reversed(range(run.blocks)):
             if at not in chosen:
                 del home[run.first + at]
-    _renumber(made)
+        _renumber(home, run, chosen)
     if output_shapes("shallower: without the blocks", made, example) != shapes:
         raise InputError(f"shallower: without these blocks of {longest.home} the model's outputs have another shape.")
     return made
@@ -193,11 +193,11 @@ def _note_layers(model: nn.Module, stay: dict[Run, list[int]]) -> None:
             break
 
 
-def _renumber(model: nn.Module) -> None:
-    """Blocks that know their place are told the new one."""
-    for home in model.modules():
-        if isinstance(home, nn.ModuleList | nn.Sequential):
-            for at, block in enumerate(home):
-                for module in block.modules():
-                    if isinstance(getattr(module, "layer_idx", None), int):
-                        module.__dict__["layer_idx"] = at
+def _renumber(home: Sequence[nn.Module], run: Run, chosen: Sequence[int]) -> None:
+    """Blocks that know their place are told the new one; a part of a block may count something else."""
+    places = [*range(run.first), *(run.first + at for at in chosen)]
+    places += range(run.first + run.blocks, run.first + run.blocks + len(home) - len(places))
+    for now, (then, block) in enumerate(zip(places, home, strict=True)):
+        for module in block.modules():
+            if getattr(module, "layer_idx", None) == then:
+                module.__dict__["layer_idx"] = now

@@ -21,8 +21,8 @@ from understudy.export.targets import target as target_of
 __all__ = ["write_folder"]
 
 TASKS = ("classification", "multi-label", "regression")
-SCRIPT, READER = "predict.py", "read_raw.py"
-OURS = {FACTS, SCRIPT, READER, "__pycache__", *(name for t in TARGETS.values() for name in (t.file, *t.beside))}
+SCRIPT, READER, CARD = "predict.py", "read_raw.py", "README.md"
+OURS = {FACTS, SCRIPT, READER, CARD, "__pycache__", *(name for t in TARGETS.values() for name in (t.file, *t.beside))}
 MAKER = "understudy"
 
 

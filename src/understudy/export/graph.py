@@ -48,7 +48,7 @@ def traced(model: nn.Module, inputs: Inputs, *, rows: int = 2, most: int | None 
     Raises: InputError that says what in the model stands against it.
     """
     if torch.bfloat16 in (outputs(model, inputs).dtype, *(p.dtype for p in model.parameters())):
-        raise InputError(f"export of {kind(model)}: numpy and most runtimes have no bfloat16. Export model.float() or model.half().")
+        raise InputError(f"export of {kind(model)}: numpy has no bfloat16. Export model.float() or model.half().")
     given = {name: x[torch.arange(rows) % len(x)] for name, x in named(inputs).items()}
     with evaluating(model), torch.no_grad(), quiet():
         return _traced(OneOutput(model, inputs), given, kind(model), most)

@@ -316,7 +316,7 @@ def find(path: Path) -> tuple[str, Path, tuple[str, ...]]:
             raise CorruptError(f"{path / FACTS}: is damaged: {error}") from error
         return chosen, path / target(chosen).file, names
     of = [name for name, t in TARGETS.items() if t.suffix == path.suffix]
-    if path.suffix == "" and (path / "model.onnx").is_file():
+    if (path / "model.onnx").is_file():
         return "onnx", path / "model.onnx", ()
     if not of:
         known = ", ".join(dict.fromkeys(t.suffix for t in TARGETS.values()))

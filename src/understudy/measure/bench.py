@@ -326,10 +326,15 @@ def _setting(
                 _refuse(model, error)
         blocks: dict[str, list[dict[str, Any]]] = {model.name: [] for model, _ in opened}
         for _ in range(ROUNDS):
-            for model, running in opened:
+            for model, running in [pair for pair in opened if pair[0].name in blocks]:
                 before = gauge.now()
-                block = running.block(math.ceil(needed / ROUNDS), seconds / ROUNDS)
-                blocks[model.name].append({**block, "energy_mj": gauge.spent(before, block["cpu_s"])})
+                try:
+                    block = running.block(math.ceil(needed / ROUNDS), seconds / ROUNDS)
+                except Refused as error:
+                    _refuse(model, error)
+                    del blocks[model.name]
+                else:
+                    blocks[model.name].append({**block, "energy_mj": gauge.spent(before, block["cpu_s"])})
         ready = {model.name: running.ready for model, running in opened}
     made = []
     for name, told in blocks.items():

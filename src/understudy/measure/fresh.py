@@ -54,8 +54,9 @@ class Fresh:
     def block(self, runs: int, seconds: float) -> dict[str, Any]:
         """Time some calls: ``times_ms`` of each, and ``cpu_s`` of all of them."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"runs": runs, "seconds": seconds}) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended; why, its answer says
+            self.process.stdin.write(json.dumps({"runs": runs, "seconds": seconds}) + "\n")
+            self.process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def size_compressed_bytes(files: Sequence[Path]) -> int:
 
 def holds_int8(file: Path) -> bool:
     """Whether it computes in int8, by the operators that it names, or else by its own name or its folder's."""
-    if any("int8" in part.lower() for part in file.absolute().parts[-2:]):
+    if any(re.search(r"(?<![a-z])int8", part.lower()) for part in file.absolute().parts[-2:]):  # no checkpoint8
         return True
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as parts:

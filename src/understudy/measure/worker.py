@@ -247,11 +247,11 @@ class Running:
 
     def block(self, runs: int, seconds: float) -> dict[str, Any]:
         """Time at least so many calls, for at least so long: ``times_ms`` of each, and ``cpu_s`` of all of them."""
-        for _ in range(self.warmup):
-            self.call()
-        self.warmup = REWARM
         times: list[float] = []
-        with _still():
+        with _told("run", "failed while it was timed: "), _still():
+            for _ in range(self.warmup):
+                self.call()
+            self.warmup = REWARM
             begun, cpu = time.perf_counter_ns(), time.process_time()
             while len(times) < runs or time.perf_counter_ns() - begun < seconds * 1e9:
                 start = time.perf_counter_ns()

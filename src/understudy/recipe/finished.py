@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from understudy.cards import card_of, story
 from understudy.compress import finished
 from understudy.errors import CorruptError, InputError
 from understudy.examples import Examples, outputs
 from understudy.export import run_file
 from understudy.measure import calibration
 from understudy.outcome import RESULTS, STUDENT, TEACHER, deploy
+from understudy.pages import page_of
 from understudy.recipe.examine import Pieces
 from understudy.recipe.text import Document
 from understudy.source import sized
@@ -36,6 +39,7 @@ class Finished:
         classes: names of the labels.
         raw: how a file as it comes becomes an input, where the data set tells.
         train: the training data as it is, to see the ranges of activations on.
+        told: what the run has left of its results, for a card.
     """
 
     student: nn.Module
@@ -44,6 +48,7 @@ class Finished:
     classes: tuple[str, ...] | None
     raw: Mapping[str, Any] | None = None
     train: Any = None
+    told: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, folder: Path, document: Document, part: str | None = None) -> Finished:
@@ -79,6 +84,7 @@ class Finished:
             pieces.parts.classes,
             pieces.parts.raw,
             pieces.parts.train,
+            _told(folder, told, document),
         )
 
     def figures(self, file: Path | None = None) -> dict[str, Any]:
@@ -106,5 +112,15 @@ class Finished:
         train = self.train
         seen = None if train is None else Examples("train", sized(train, "train", lack="cannot be read twice"), None)
         return deploy(
-            path, self.student, self.examples, self.task, self.classes, raw=self.raw, target=target, training=seen
-        )
+            path, self.student, self.examples, self.task, self.classes,
+            raw=self.raw, target=target, training=seen, card=self.told,
+        )  # fmt: skip
+
+
+def _told(folder: Path, results: Mapping[str, Any], document: Document) -> dict[str, Any]:
+    """What a card says of a run; a page that is not there, or damaged, is no reason not to export."""
+    page: dict[str, Any] = {}
+    with suppress(InputError, CorruptError):
+        page = page_of(folder)
+    told = story(results, page.get("recipe") or {}, page.get("environment") or {})
+    return told | card_of(document.value)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from understudy.cards import card_of
 from understudy.environment import environment
 from understudy.errors import InputError, MissingExtra
 from understudy.export import TARGETS
@@ -85,7 +86,8 @@ def handed_on(result: Distilled, out: Path, wishes: Mapping[str, Any], examined:
     if wishes["export"]:
         to, target = deployment(wishes["export"])
         deployed, train = out / to, examined.material.data["train"]
-        figures = result.export(deployed, raw=examined.parts.raw, target=target, training=train)
+        known = card_of(examined.resolved.value)
+        figures = result.export(deployed, raw=examined.parts.raw, target=target, training=train, card=known)
     ran = Ran(result, out, page, deployed, figures)
     ran.show(console)
     return ran
@@ -116,7 +118,7 @@ def claim(out: Path, examined: Examined, resume: bool, free: Sequence[str] = FRE
         raise InputError(f"{out}: holds {', '.join(foreign[:3])}, which no run made. Choose another folder: --out.")
     make_folder(out)
     write_text(known, examined.resolved.text())
-    device = examined.material.settings(examined.material.stages["distilled"], 0).on()
+    device = examined.material.device
     write_json(out / ENVIRONMENT, environment(device))
     return [f"{out}: holds nothing to go on with yet. This begins at the start."] if new else []
 

@@ -134,7 +134,7 @@ def pareto_page(
         ],
         facts=[(str(name), str(text)) for name, text in (facts or {}).items()],
         told={"metric": metric, "better": better, "axes": axes, "families": families, "models": models},
-        plotly=Markup(get_plotlyjs()),  # noqa: S704: a library's own text
+        plotly=Markup(get_plotlyjs()),  # a library's own text
     )
 
 
@@ -212,7 +212,7 @@ def _model(
     assert one is not None  # a row has a name
     shown = [c for c in columns if row.get(c["key"]) is not None]
     text = {c["key"]: (c["title"], cell["text"]) for c, cell in zip(shown, one["rows"][0], strict=True)}
-    costs = {key: _positive(row.get(key)) for key, *_ in AXES}
+    costs = {key: (_positive(row.get(key)), factor) for key, _, _, factor, _ in AXES}
     words = (row["name"], row["family"], row["steps"], row.get("precision"), row.get("runtime"))
     return {
         "index": index,
@@ -222,7 +222,7 @@ def _model(
         "y": _number(row.get(metric)),
         "half": _number(row.get(f"{metric}_ci95")),
         "figure": text["figure"][1] if "figure" in text else None,
-        "x": {key: None if costs[key] is None else costs[key] * factor for key, _, _, factor, _ in AXES},
+        "x": {key: None if cost is None else cost * factor for key, (cost, factor) in costs.items()},
         "hover": [text[key] for key in ("figure", *_HOVER) if key in text],
         "figures": [text[key] for key in ("figure", f"file_{metric}", *_PICKED) if key in text],
         "chain": row["steps"],

@@ -15,6 +15,8 @@ const element = (tag, own = {}, ...inside) => {
 };
 const escaped = (text) => text.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
 const short = (text) => (text.length > 40 ? `${text.slice(0, 39)}…` : text);
+// A colour that lets through what is behind it.
+const veil = (hex) => `rgba(${[1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)).join()}, 0.55)`;
 const passes = (model) =>
   (!state.families.size || state.families.has(model.family)) && state.words.every((word) => model.words.includes(word));
 const at = (model) => model.x[state.axis] ?? null;
@@ -29,11 +31,11 @@ function front(drawn) {
   return found;
 }
 
-// Where one model fails, all others would be a heap at the other end: what is further off than three times the spread of the middle half.
+// Where some models fail, all others would be a heap at the other end: what is further below the median than three times what the
+// best is above it.
 function outliers(drawn) {
   const values = drawn.map((model) => sign * model.y).sort((a, b) => a - b);
-  const quarter = (n) => values[Math.round((n * (values.length - 1)) / 4)];
-  const fence = quarter(1) - 3 * Math.max(quarter(3) - quarter(1), 1e-9);
+  const median = values[Math.floor(values.length / 2)], fence = median - 3 * Math.max(values.at(-1) - median, 1e-9);
   return drawn.length < 6 ? [] : drawn.filter((model) => sign * model.y < fence);
 }
 
@@ -64,9 +66,9 @@ function draw() {
   const side = (model) => (Math.log(at(model)) - least > 0.5 * (most - least) ? "left" : "right");
   const traces = [
     points(best, { mode: "lines", name: "front", hoverinfo: "skip", line: { shape: "hv", width: 1.5, dash: "dot", color: ink("--muted") } }),
-    ...families.map((family) => {
+    ...families.toReversed().flatMap((family) => {  // the first, the teacher, on top
       const own = drawn.filter((model) => model.family === family.name), colour = ink(family.colour);
-      return points(own, {
+      return !own.length ? [] : points(own, {
         name: escaped(family.name),
         customdata: own.map((model) => model.index),
         text: own.map((model) => [`<b>${escaped(short(model.name))}</b>`, escaped(model.family), ...model.hover.map(([key, value]) => `${escaped(key)}: ${escaped(value)}`)].join("<br>")),
@@ -89,7 +91,7 @@ function draw() {
     xanchor: side(model) === "left" ? "right" : "left",
     xshift: side(model) === "left" ? 8 : -8,
     yshift: -24,
-    bgcolor: `${ink("--card")}b8`,  // so that what is behind it is still seen
+    bgcolor: veil(ink("--card")),
     borderpad: 2,
     font: { color: ink("--ink"), size: 12.5 },
     captureevents: false,
@@ -105,7 +107,7 @@ function draw() {
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: ink("--sans"), size: 12, color: ink("--muted") },
-      annotations: labels,
+      annotations: narrow ? [] : labels,  // on a phone they would cover points; the name stands below
       showlegend: false,
       hovermode: "closest",
       hoverlabel: { bgcolor: ink("--card"), bordercolor: ink("--faint"), font: { color: ink("--ink"), size: 12.5 }, align: "left" },
