@@ -9,7 +9,7 @@ import understudy
 
 ROOT = Path(understudy.__file__).parent
 LEAVES = ("data", "zoo", "tasks", "compress", "measure", "export", "report", "store", "accept", "testing")
-GROUND = ("errors", "inputs", "modes", "progress", "losses", "projectors", "writing")
+GROUND = ("errors", "inputs", "modes", "progress", "losses", "projectors", "quiet", "writing")
 ENGINE = (
     "parallel", "optimize", "settings", "source", "pool", "feed", "folder", "shards", "checkpoint", "environment", "signals", "callbacks", "play", "state",
     "validation", "engine",

@@ -50,9 +50,9 @@ RECIPE = """\
 task: classification
 data: {name: digits, train: 400, valid: 150}
 student: {name: CNN, channels: 4}
-teacher: {model: {name: CNN, channels: 12}, epochs: 6}
+teacher: {model: {name: CNN, channels: 12}, epochs: 3}
 method: {name: kd, temperature: 3, alpha: 0.5}
-epochs: 4
+epochs: 2
 seeds: 2
 batch_size: 50
 optimizer: {name: AdamW, lr: 1e-2}
@@ -200,7 +200,10 @@ def test_a_rounding_file_is_scored_for_every_seed_and_others_by_their_modules(do
 def test_real_files_say_what_the_table_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     pages(monkeypatch)
-    made = held(tmp_path, "distilled-int8", settings=["seeds=1", "epochs=10", "accept={accuracy: '>= 0.1'}"])
+    monkeypatch.setattr(contest_module, "_try_export", lambda material: None)  # it has a test of its own
+    made = held(
+        tmp_path, "distilled-int8", settings=["seeds=1", "epochs=10", "teacher.epochs=8", "accept={accuracy: '>= 0.1'}"]
+    )
     material = examine(document(tmp_path), folder=tmp_path / "out", resume=True, progress=False).material
     assert made.winner is not None
     row = made.row(made.winner)
@@ -289,7 +292,7 @@ def plain(made: Board) -> list[dict[str, Any]]:
 
 
 def test_a_stopped_contest_goes_on_to_the_same_rows(done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, stepped = [75], trained.Shown.stepped
+    left, stepped = [45], trained.Shown.stepped
 
     def counted(self: Any, progress: Progress) -> None:
         stepped(self, progress)
@@ -549,11 +552,11 @@ def test_the_short_table_has_measured_figures_and_equal_sizes_only() -> None:
     assert [one["times_faster"] for one in table.values()] == [4.0, 2.0, 2.5, 8.0]
     assert table["quantization"]["times_smaller"] == 4.0
     assert [one["at_equal_size"] for one in table.values()] == [0.94, None, None, 0.95]
-    told = usual(list(table.values()))
+    (told,) = usual(list(table.values()))
     assert "this does not hold: pruning 4.0x, quantization 2.0x, low-rank 2.5x, distillation 8.0x." in told
     table["quantization"]["times_faster"] = 5.0
-    assert "this holds: " in usual(list(table.values()))
-    assert "Too few of the four" in usual(four(rows[:2], "accuracy"))
+    assert "this holds: " in usual(list(table.values()))[0]
+    assert usual(four(rows[:2], "accuracy")) == []
 
 
 def test_the_step_at_a_tenth_is_named() -> None:

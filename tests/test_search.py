@@ -93,6 +93,8 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_table_and_the_same_bits(
     with pytest.raises(Interrupted):
         searched(tmp_path, NEVER, FEW)
     monkeypatch.setattr(job, "train", train)
+    broken_off = [json.loads(file.read_text()) for file in (tmp_path / "out/attempts").glob("*.json")]
+    assert all(record["seconds"] > 0 for record in broken_off)
     again, _ = searched(tmp_path, NEVER, FEW, resume=True)
     assert table(again) == table(whole)
     mine, theirs = weights(tmp_path / "out"), weights(tmp_path / "whole")

@@ -124,6 +124,7 @@ def test_a_compressed_run_goes_on_to_the_same_weights(teacher: nn.Module, tmp_pa
         ({"compress": ["magnitud"]}, r"compress\[0\]: there is no compression 'magnitud'. Did you mean 'magnitude'"),
         ({"compress": ["magnitude", ("low_rank", {"rtio": 1})]}, r"compress\[1\]: low_rank has no option 'rtio'"),
         ({"compress": "magnitude"}, "is no list of names"),
+        ({"compress": ["int8_static"]}, "nothing in it can be trained after int8_static. .* take qat"),
         ({"student": "techer"}, "student='techer'"),
         ({"compress": [("magnitude", {"amount": 1.5})]}, "amount"),
     ],

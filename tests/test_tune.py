@@ -148,6 +148,10 @@ def test_of_several_objectives_the_pareto_front_is_measured(tmp_path: Path) -> N
     assert {*made.best} <= front
     assert [row["trial"] for row in made.measured] == list(made.best)
     assert all(row["parameters"] for row in made.measured)
+    best = made.rows[made.best[0]]["accuracy"]
+    assert best == max(row["accuracy"] for row in done)
+    others = {file.name for file in (tmp_path / "out").glob("best-*.yaml")}
+    assert others == {f"best-{number:02}.yaml" for number in made.best[1:]}
 
 
 def test_another_method_has_its_own_options_and_no_others(tmp_path: Path) -> None:

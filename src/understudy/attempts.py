@@ -231,6 +231,10 @@ class Attempts:
             told = {"state": "stopped", "why": str(stop)}
         except (InputError, NonFiniteError) as error:
             told = {"state": "failed", "why": str(error).partition("\n")[0]}
+        except BaseException:  # whoever goes on has that much less time
+            taken = before.seconds + time.monotonic() - began
+            self._note(dataclasses.replace(before, state="begun", seconds=taken))
+            raise
         taken = before.seconds + time.monotonic() - began
         tried = Tried(**{"number": number, "changed": changed, **told, "seconds": taken})
         self._note(tried)

@@ -69,7 +69,8 @@ class Board:
         heads = (f"Quality on {self.measured_on}", "Costs: batch 1, one thread", "Against the teacher")
         for title, columns in zip(heads, self._columns(), strict=True):
             console.print(render(shown, columns, title=title, emphasis=self.winner))
-        console.print(render(self.four, self._four(), title="Four ways"))
+        if any(row["row"] for row in self.four):
+            console.print(render(self.four, self._four(), title="Four ways"))
         for line in [*self.told, *COLUMNS]:
             console.print(line, highlight=False, soft_wrap=True)
         for one in self.left_out:

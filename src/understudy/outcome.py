@@ -116,6 +116,7 @@ class Distilled(Outcome):
         target: str | None = None,
         training: Examples | None = None,
         card: Mapping[str, Any] | None = None,
+        vendor: str | Path | None = None,
     ) -> dict[str, float]:
         """Write the student for deployment: as a file, or as a folder with model, preprocessing, ``predict.py`` and a card.
 
@@ -131,6 +132,7 @@ class Distilled(Outcome):
                 labels, if left out.
             card: what the folder's ``README.md`` is to say beside what the job knows, such as its ``name``, ``license``, ``data`` and
                 ``limits``; the keys are those of :func:`understudy.report.card.card`.
+            vendor: for a page: where the files of onnxruntime-web are, as :func:`understudy.export.write_folder` has it.
 
         Returns: largest error and agreement against the student on up to 256 samples, and the task's figures of the file
             on the data that the table was made on; without these where the target does not run on this system.
@@ -140,7 +142,17 @@ class Distilled(Outcome):
         stage = STAGES["kept"] if form is None else f"{FORM}{form}"
         told = story(self.results(), self.recipe, environment(torch.device("cpu")), stage) | dict(card or {})
         return deploy(
-            Path(path), model, self.evidence.data, self.task, self.classes, preprocessing, raw, target, training, told
+            Path(path),
+            model,
+            self.evidence.data,
+            self.task,
+            self.classes,
+            preprocessing,
+            raw,
+            target,
+            training,
+            told,
+            vendor,
         )
 
 
@@ -155,6 +167,7 @@ def deploy(
     target: str | None = None,
     training: Examples | None = None,
     card: Mapping[str, Any] | None = None,
+    vendor: str | Path | None = None,
 ) -> dict[str, float]:
     """Write a student as a file or a folder, and score the file on labelled data: see :meth:`Distilled.export`."""
     inputs = data.inputs()
@@ -182,6 +195,7 @@ def deploy(
             raw=raw,
             target=name,
             calibration=seen,
+            vendor=vendor,
         )
     figures = told if form.load is None else {**told, **task.metrics(load(path)(inputs), data.labels)}
     if not path.suffix:
@@ -194,10 +208,8 @@ def _form(path: Path, name: str | None) -> tuple[str, Target]:
     if name is None:
         name = next((name for name, form in TARGETS.items() if form.suffix == path.suffix), "onnx")
     form = targets.target(name)
-    if path.suffix not in ("", form.suffix):
-        raise InputError(
-            f"export: {path} ends in {path.suffix!r}; give a name that ends in {form.suffix}, or that of a folder."
-        )
+    if path.suffix not in form.endings:
+        raise InputError(f"export: {path} ends in {path.suffix!r}; give {form.wants}.")
     return name, form
 
 

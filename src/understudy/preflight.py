@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from understudy.address import Address
 from understudy.converted import check_installed
+from understudy.compress import described
 from understudy.data.order import preserved
 from understudy.errors import InputError, raise_all
 from understudy.evaluate import MISSED
@@ -29,6 +30,7 @@ def check(material: Material) -> None:
     student, teacher = material.student(), material.teacher
     if not callable(teacher):
         raise InputError(f"teacher: a {type(teacher).__name__} cannot be called. Give a module or a function.")
+    _refuse_untrainable(student, material)
     _refuse_shared(student, teacher, "it shares weights with the teacher, which would train along. copy.deepcopy them")
     again = "the function gives the same module at each call. Build a new one inside it"
     _refuse_shared(student, material.student(), again)
@@ -73,6 +75,18 @@ def check_teacher(material: Material) -> None:
             f"teacher: its {task.metric} on valid is {figure:.3f}; the best constant answer has {chance:.3f}. "
             + _why_no_better(task, valid.labels)
         )
+
+
+def _refuse_untrainable(student: nn.Module, material: Material) -> None:
+    if any(p.requires_grad for p in student.parameters()):
+        return
+    steps = ", ".join(map(described, material.plan.compress))
+    made = (
+        f" after {steps}. What comes last must be trainable: take qat for 8 bits, or quantize what is handed on (export)"
+        if steps
+        else ""
+    )
+    raise InputError(f"student: nothing in it can be trained{made}.")
 
 
 def _refuse_shared(student: nn.Module, other: Any, why: str) -> None:

@@ -29,7 +29,8 @@ class Settings:
         batch_size: samples of one step, over all ranks and micro-batches; a DataLoader's own by default, else 128.
         accumulate: micro-batches into which each rank splits its part of a step.
         optimizer: one for all players, or one for each by its name.
-        precision: "fp32" leaves the models' own dtype alone; "bf16" and "fp16" compute the forward under autocast.
+        precision: "fp32" leaves the models' own dtype alone; "bf16" and "fp16" compute the forward under autocast, that of a
+            teacher too, unless it is an :class:`~understudy.inference.Inference`, which computes as it says.
         channels_last: lay images and convolutions out with the channels innermost while training.
         ema: decay of a moving average of the student, which is then what is validated and kept; None for none.
         seed: of the order of the data and of everything random.

@@ -72,7 +72,7 @@ class Tryout:
             better=self.task.best_is,
             measured_on=self._part,
             winner=None if won is None else won["name"],
-            told=[*self._told(rows_, won), *tenth(rows_, self.task.metric), usual(table)],
+            told=[*self._told(rows_, won), *tenth(rows_, self.task.metric), *usual(table)],
             four=table,
             left_out=self.left_out,
             protocol=self._protocol(),

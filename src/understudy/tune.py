@@ -55,12 +55,13 @@ class Tuned:
 
     Attributes:
         folder: where everything is.
-        metric: of the task.
         objectives: by name, and whether more is better.
         rows: a trial each: its values, what it came to by validation, and how it ended.
-        best: the numbers of the best trial, or of those of the Pareto front.
-        results: of the best on the test data, once: objective by name, a row each.
+        best: the number of the best trial, or those of the Pareto front, the best by the first objective first.
+        measured: their figures on the test data, which is used once, for these.
+        measured_on: "test", or "valid" where there is no test data.
         importance: of each value for each objective; empty where too few trials were done.
+        ended: why there are no more.
     """
 
     folder: Path
@@ -140,7 +141,9 @@ def tune(
         _claim(out, ranges, wanted)
         tuning = _Tuning(attempts, ranges, wanted, trials, budget, console)
         made = tuning.run()
-        write_text(out / BEST, tuning.recipe(made.best[0], {"seeds": whole.resolved.value["seeds"]}))
+        for number in made.best:
+            found = tuning.recipe(number, {"seeds": whole.resolved.value["seeds"]})
+            write_text(out / (BEST if number == made.best[0] else f"best-{number:02}.yaml"), found)
         write_json(out / RESULTS, made.results())
         write_text(out / PAGE, page(made.results(), f"Tuning {document.top.source}"))
     made.show(console)
@@ -347,6 +350,9 @@ class _Tuning:
             raise InputError(f"tune: no trial has come to its end.{told}")
         front = self.study.best_trials if len(self.wanted) > 1 else [self.study.best_trial]
         front = list({t.user_attrs["attempt"]: t for t in front}.values())  # of equal values one
+        front.sort(
+            key=lambda t: t.values[0], reverse=next(iter(self.wanted.values()))
+        )  # the best by the first objective is the first
         self.best = {t.user_attrs["attempt"]: t for t in front}
         measured, part = [], "valid"
         for number, trial in self.best.items():

@@ -11,14 +11,18 @@ __all__ = ["PAGE", "page"]
 
 PAGE = "tune.html"
 
-WIDTH, HEIGHT, EDGE = 640, 240, 44  # of the drawing, and what its numbers take
+WIDTH, HEIGHT, EDGE = (
+    440,
+    180,
+    60,
+)  # of the drawing, and what its numbers take at its left; a phone shows it at its own size
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1e; --muted: #6a6a70; --line: #d8d8dc; --accent: #0a62c4; --paper: #fff; }
 @media (prefers-color-scheme: dark) { :root { --ink: #ececee; --muted: #a0a0a8; --line: #3a3a40; --accent: #6cb2ff; --paper: #161618; } }
 body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-svg { width: 100%; height: auto; } svg text { fill: var(--muted); font-size: 12px; }
+svg { width: 100%; max-width: 40rem; height: auto; } svg text { fill: var(--muted); font-size: 12px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 tr.best td { font-weight: 600; } .pruned, .failed { color: var(--muted); }
@@ -71,8 +75,8 @@ def _history(values: Sequence[float | None], more: bool, name: str) -> str:
     span, last = (high - low) or 1.0, max(len(values) - 1, 1)
 
     def at(i: int, v: float) -> tuple[float, float]:
-        x = EDGE + (WIDTH - 2 * EDGE) * i / last
-        return round(x, 1), round(HEIGHT - EDGE / 2 - (HEIGHT - EDGE) * (v - low) / span, 1)
+        x = EDGE + 8 + (WIDTH - EDGE - 20) * i / last
+        return round(x, 1), round(HEIGHT - 32 - (HEIGHT - 46) * (v - low) / span, 1)
 
     dots = "".join(
         f'<circle cx="{at(i, v)[0]}" cy="{at(i, v)[1]}" r="4" fill="var(--accent)"><title>trial {i}: {v:.4g}</title></circle>'
@@ -86,7 +90,8 @@ def _history(values: Sequence[float | None], more: bool, name: str) -> str:
     marks = (
         f'<text x="0" y="{at(0, high)[1] + 4}">{high:.4g}</text><text x="0" y="{at(0, low)[1] + 4}">{low:.4g}</text>'
     )
-    foot = f'<text x="{WIDTH}" y="{HEIGHT}" text-anchor="end">trial</text>'
+    foot = f'<text x="{EDGE + 5}" y="{HEIGHT - 4}">trial 0</text><text x="{WIDTH - 8}" y="{HEIGHT - 4}" text-anchor="end">{last}</text>'
+    foot += f'<path d="M{EDGE} {HEIGHT - 20}H{WIDTH}" stroke="var(--line)"/>'
     drawn = f'<polyline points="{path}" fill="none" stroke="var(--muted)" stroke-width="1.5"/>'
     label = html.escape(f"{name} of each trial, and the best so far", quote=True)
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 6}" role="img" aria-label="{label}">{drawn}{dots}{marks}{foot}</svg>'

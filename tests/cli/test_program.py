@@ -33,7 +33,7 @@ FLAGS = {
     "tune": {"RECIPE", *LAID_OVER, "--trials", "--budget", "--over", "--objective", "--out", "--resume", "--json"},
     "run": {"RECIPE", *LAID_OVER, "--seed", "--out", "--resume", "--require", "--json"},
     "eval": {"RUN", "--on", "--file", *LAID_OVER, "--json"},
-    "export": {"RUN", "--to", "--target", *LAID_OVER, "--json"},
+    "export": {"RUN", "--to", "--target", "--vendor", *LAID_OVER, "--json"},
     "bench": {
         "RUN|FILE...",
         "--batch",

@@ -112,7 +112,10 @@ def test_a_job_is_plain_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("happens", "told"),
-    [("os.kill(os.getpid(), 9)", "its process ended with -9"), ("{}['late']", "failed while it was timed: KeyError: 'late'")],
+    [
+        ("os.kill(os.getpid(), 9)", "its process ended with -9"),
+        ("{}['late']", "failed while it was timed: KeyError: 'late'"),
+    ],
 )
 def test_what_happens_while_it_is_timed_is_told(
     happens: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -81,8 +81,8 @@ class Browser:
         elif event == "Network.requestWillBeSent":
             self.requests.append(told["request"]["url"])
 
-    def open(self, file: Path, *, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
-        """Show a file at a width, in a colour scheme, as if for the first time."""
+    def open(self, file: Path | str, *, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
+        """Show a file, or what is at an address, at a width, in a colour scheme, as if for the first time."""
         phone = width < 600
         self(
             "Emulation.setDeviceMetricsOverride",
@@ -93,7 +93,7 @@ class Browser:
         )
         self("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.complaints.clear(), self.requests.clear(), self.events.clear()
-        self("Page.navigate", url=file.resolve().as_uri())
+        self("Page.navigate", url=file if isinstance(file, str) else file.resolve().as_uri())
         while "Page.loadEventFired" not in self.events:
             self._next()
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from understudy.cli.given import as_json, examples, folders, json_option, laid_over, run_argument, run_document
+from understudy.errors import InputError
 
 __all__ = ["export"]
 
@@ -18,6 +19,7 @@ __all__ = ["export"]
         "understudy export runs/my                       writes runs/my/deploy",
         "understudy export runs/my --to student.onnx",
         "understudy export runs/my --target onnx-int8    in runs/my/deploy-onnx-int8",
+        "understudy export runs/my --target web          a page, in runs/my/deploy-web",
         "understudy list targets",
     )
 )
@@ -34,10 +36,22 @@ __all__ = ["export"]
     metavar="NAME",
     help="What to write: onnx, onnx-int8, executorch, ... (understudy list targets); onnx by default. Can be given several times.",
 )
+@click.option(
+    "--vendor",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="For web: a folder, or the package as npm packs it, with onnxruntime-web, which npm fetches otherwise.",
+)
 @laid_over
 @json_option
 def export(
-    run: Path, to: Path | None, target: Sequence[str], settings: Sequence[str], plugin: Sequence[str], json_: bool
+    run: Path,
+    to: Path | None,
+    target: Sequence[str],
+    vendor: Path | None,
+    settings: Sequence[str],
+    plugin: Sequence[str],
+    json_: bool,
 ) -> None:
     """Write a run's student for deployment.
 
@@ -52,12 +66,16 @@ def export(
 
     for name in target:
         targets.target(name)
+    if vendor is not None and not any(targets.target(name).brings for name in target):
+        raise InputError("--vendor: is for --target web.")
     finished, told = Finished.open(run, given), list[dict[str, Any]]()
     for wanted, place in _places(run, to, target):
-        figures = finished.export(place, wanted)
+        figures = finished.export(place, wanted, vendor if wanted and targets.target(wanted).brings else None)
         told.append({"path": str(place), **strict(figures)})
         if not json_:
             _show(place, figures)
+            if wanted and targets.target(wanted).brings:
+                click.echo(f"to look at it: python -m http.server --directory {place}, and open http://localhost:8000")
     if json_:
         as_json(told[0] if len(target) < 2 else told)
 

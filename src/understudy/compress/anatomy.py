@@ -7,11 +7,7 @@ is known: normalizations then stay by themselves, which costs a little speed and
 from __future__ import annotations
 
 import collections
-import io
-import logging
-import warnings
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from understudy.compress.layers import few
 from understudy.inputs import Inputs
 from understudy.modes import evaluating
+from understudy.quiet import quiet
 
 __all__ = ["Place", "places", "swapped"]
 
@@ -53,7 +50,7 @@ def places(model: nn.Module, example: Inputs, layers: Collection[str]) -> dict[s
     pair = few(example)
     args, kwargs = ((pair,), {}) if isinstance(pair, Tensor) else ((), dict(pair))
     try:
-        with evaluating(model), torch.no_grad(), _quiet():
+        with evaluating(model), torch.no_grad(), quiet():
             graph = torch.export.export(model, args, kwargs, strict=False).graph
     except Exception:  # whatever an exporter says of a model
         return {}
@@ -123,15 +120,3 @@ def swapped(module: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
         if child is not None and (made := swapped(child, new)) is not child:
             setattr(module, name, made)
     return module
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -39,6 +39,7 @@ def write_folder(
     target: str = "onnx",
     calibration: Inputs | None = None,
     tolerance: float | None = None,
+    vendor: str | Path | None = None,
     force: bool = False,
 ) -> dict[str, float]:
     """Write the model's file, ``preprocessing.json`` and ``predict.py``, which needs numpy and the file's runtime only.
@@ -67,6 +68,8 @@ def write_folder(
         target: what to write: a name in :data:`~understudy.export.TARGETS`.
         calibration: as in :func:`~understudy.export.to_file`; ``check_inputs`` if left out.
         tolerance: as in :func:`~understudy.export.to_file`.
+        vendor: for the target "web": a folder, or the package as npm packs it, with the files of onnxruntime-web, which npm
+            fetches otherwise.
         force: replace the folder even if it holds other files. They are deleted.
 
     Returns: what :func:`~understudy.export.to_file` says of ``check_inputs``, and ``size_mb``, the bytes of the model's
@@ -74,10 +77,15 @@ def write_folder(
     Raises: InputError that lists what is wrong with the arguments, or as in to_file; what was in the folder is intact.
     """
     place, form = Path(folder).absolute(), target_of(target)
+    if vendor is not None and form.brings is None:
+        raise InputError(
+            f"vendor: {target} needs none. It is for: {', '.join(n for n, t in TARGETS.items() if t.brings)}."
+        )
     _check_place(place, force)
     model = on_cpu(model)
     facts = _facts(model, example_inputs, task_name, classes, preprocessing or {})
     facts |= {} if raw is None else {"raw": dict(raw)}
+    brought = form.brings(vendor) if form.brings else {}
     with staged(place) as new:
         found = write_checked(target, model, example_inputs, new / form.file, check_inputs, calibration, tolerance)
         size = sum(file.stat().st_size for file in files_in(new))
@@ -88,6 +96,9 @@ def write_folder(
             }
         (new / FACTS).write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")
         (new / SCRIPT).write_text(form.script.of(_template(SCRIPT), form.file), encoding="utf-8")
+        for name, content in brought.items():
+            (new / name).parent.mkdir(exist_ok=True)
+            (new / name).write_bytes(content)
         if raw is not None:
             (new / READER).write_text(_template(READER), encoding="utf-8")
         _check_place(place, force)  # again: writing took its time

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import re
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from understudy.errors import InputError, MissingExtra
 from understudy.export.model import Inputs, OneOutput, kind, named, outputs
 from understudy.modes import evaluating
+from understudy.quiet import quiet
 
 __all__ = ["quiet", "rounds", "traced", "unsupported", "write"]
 
@@ -143,16 +140,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Exporters and compilers warn, log and print of their own affairs each time; what matters is in their exceptions."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

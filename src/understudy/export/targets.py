@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.errors import CorruptError, InputError, choices, raise_all
-from understudy.export import coreml, executorch, graph, int8, litert, onnx, openvino, program
+from understudy.export import coreml, executorch, graph, int8, litert, onnx, openvino, program, web
 from understudy.export.comparing import passed
 from understudy.export.loaded import Loaded
 from understudy.export.model import Inputs, first, kind, named, on_cpu, outputs
@@ -78,6 +78,8 @@ class Target:
         beside: names of the other files in a folder.
         narrow: whether its integers are of 32 bits where the model's are of 64.
         fix: what to do where a package is missing, if not to install the extra.
+        brings: what a folder holds beside the model, by path in it, for a target that is no use without; from a folder of the
+            user's, or wherever it is had by itself. Such a target is never a file alone.
     """
 
     about: str
@@ -94,11 +96,26 @@ class Target:
     beside: tuple[str, ...] = ()
     narrow: bool = False
     fix: str = ""
+    brings: Callable[[str | Path | None], Mapping[str, bytes]] | None = None
 
     @property
     def suffix(self) -> str:
         """Of its files, with the dot."""
         return Path(self.file).suffix
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """What a path to write to may end in: nothing for a folder, or the suffix for the file alone."""
+        return ("",) if self.brings else ("", self.suffix)
+
+    @property
+    def wants(self) -> str:
+        """The same in words, after "give"."""
+        return (
+            "the name of a folder, without an ending"
+            if self.brings
+            else f"a name that ends in {self.suffix}, or that of a folder"
+        )
 
 
 def _write_onnx(model: nn.Module, inputs: Inputs, file: Path, calibration: Inputs) -> bool:
@@ -198,6 +215,10 @@ TARGETS: dict[str, Target] = {
         "LiteRT (TensorFlow Lite), one sample at a time; needs litert-torch in an environment of its own",
         "ai-edge-litert", "model.tflite", "", ("litert_torch",), litert.write, litert.load, _LITERT, 1, narrow=True, fix=litert.FIX,
     ),
+    "web": Target(
+        "a page that runs the ONNX file in the browser, with onnxruntime-web; a folder for any static server",
+        "onnxruntime", "model.onnx", "onnx", _ORT, web.write, _load_onnx, _ONNXRUNTIME, beside=(*web.PAGE, web.FOLDER), brings=web.files,
+    ),
 }  # fmt: skip
 """By name. A target is added here: its file's functions, and the words of its ``predict.py``."""
 
@@ -290,7 +311,10 @@ def to_file(
         or in 8 bits agrees on less than 90 % of the samples; MissingExtra; MachineError if the file cannot be written.
     """
     path = Path(path)
-    suffix = _of(target).suffix
+    form = _of(target)
+    suffix = form.suffix
+    if form.brings:
+        raise InputError(f"export: {target} is a folder, and no file alone; give {form.wants}, to write_folder.")
     if path.suffix != suffix:
         raise InputError(f"export: {path} ends in {path.suffix!r}; a file for {target} ends in {suffix}.")
     with staged(path) as folder:

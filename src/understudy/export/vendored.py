@@ -29,8 +29,8 @@ FILES = {
 """Those of its ``dist`` that are needed, with their SHA-512."""
 PATIENCE = 600
 GIVE = (
-    f"Get the package elsewhere (npm pack {NAME}@{VERSION}) and name it, or a folder that it was unpacked to: --vendor, "
-    "in Python vendor=."
+    f"Get the package elsewhere (npm pack {NAME}@{VERSION}) and name it, or a folder that it was unpacked to: "
+    "understudy export RUN --target web --vendor PATH, in Python vendor=."
 )
 
 

@@ -233,13 +233,12 @@ class Pieces:
     def _deployed(self) -> None:
         """Inside the run's folder, and no name that the run itself gives."""
         name, target = deployment(self.recipe["export"])
-        suffix = TARGETS[target].suffix
+        form = TARGETS[target]
         taken = name in (*(stage for stage in STAGES if stage != "kept"), "lock")
-        if Path(name).name != name or name == ".." or len(name) > 100 or Path(name).suffix not in ("", suffix) or taken:
+        if Path(name).name != name or name == ".." or len(name) > 100 or Path(name).suffix not in form.endings or taken:
             told = f"; {shown(name)} is taken by the run itself" if taken else f"; you wrote {shown(name)}"
-            raise InputError(
-                f"export: must be the name of a folder in that of the run, such as deploy, or of a file that ends in {suffix}{told}."
-            )
+            alone = "" if form.brings else f", or of a file that ends in {form.suffix}"
+            raise InputError(f"export: must be the name of a folder in that of the run, such as deploy{alone}{told}.")
 
     def _terms(self) -> None:
         """Each by itself, so that each tells what is wrong with it."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from understudy.cards import card_of, story
 from understudy.compress import finished
+from understudy.data.order import preserved, seed_all
 from understudy.errors import CorruptError, InputError
 from understudy.examples import Examples, outputs
 from understudy.export import run_file
@@ -25,7 +26,7 @@ from understudy.tasks import TASKS, Task
 from understudy.teachers.weights import load_weights
 from understudy.writing import read_json
 
-__all__ = ["Finished"]
+__all__ = ["Finished", "taught"]
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,12 @@ class Finished:
         data = getattr(pieces.parts, part)
         if data is None:
             raise InputError(f"{folder}: the data has no part {part!r}. Give another: --on valid.")
-        if made_of and (folder / TEACHER).exists():  # of whose weights the student was made
-            pieces.teacher = load_weights(pieces.teacher, folder / TEACHER)
-        student = load_weights(finished(pieces.student()), folder / STUDENT).eval()
+        if made_of:  # by whose weights, or those of the student's own start, a compression has chosen
+            pieces.teacher = taught(folder, pieces)
+        with preserved():
+            seed_all(told.get("seed", pieces.recipe["seed"]), "student")
+            begun = pieces.student()
+        student = load_weights(finished(begun), folder / STUDENT).eval()
         return cls(
             student,
             TASKS[told["task"]],
@@ -107,14 +111,20 @@ class Finished:
             told["calibration_error"] = calibration(made[known].softmax(-1), labels[known]).error
         return told
 
-    def export(self, path: Path, target: str | None = None) -> dict[str, float]:
+    def export(self, path: Path, target: str | None = None, vendor: Path | None = None) -> dict[str, float]:
         """Write the student for deployment: see :func:`understudy.outcome.deploy`."""
         train = self.train
         seen = None if train is None else Examples("train", sized(train, "train", lack="cannot be read twice"), None)
         return deploy(
             path, self.student, self.examples, self.task, self.classes,
-            raw=self.raw, target=target, training=seen, card=self.told,
+            raw=self.raw, target=target, training=seen, card=self.told, vendor=vendor,
         )  # fmt: skip
+
+
+def taught(folder: Path, pieces: Pieces) -> Any:
+    """The teacher as it taught in a run: trained there, or with the weights that the recipe names."""
+    file = folder / TEACHER if (folder / TEACHER).exists() else pieces.recipe["teacher"].get("weights")
+    return pieces.teacher if file is None else load_weights(pieces.teacher, Path(file))
 
 
 def _told(folder: Path, results: Mapping[str, Any], document: Document) -> dict[str, Any]:

@@ -30,7 +30,16 @@ class Export:
 
     to: Annotated[str, Rule("minLength", 1)] = "deploy"
     target: Literal[
-        "onnx", "onnx-int8", "torch", "executorch", "executorch-int8", "openvino", "openvino-int8", "coreml", "litert"
+        "onnx",
+        "onnx-int8",
+        "torch",
+        "executorch",
+        "executorch-int8",
+        "openvino",
+        "openvino-int8",
+        "coreml",
+        "litert",
+        "web",
     ] = "onnx"
 
 

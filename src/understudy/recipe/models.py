@@ -9,11 +9,9 @@ from torch import Tensor, nn
 
 from understudy.errors import InputError
 from understudy.measure.weight import SUFFIXES
-from understudy.outcome import TEACHER
 from understudy.recipe.examine import Pieces
-from understudy.recipe.finished import Finished
+from understudy.recipe.finished import Finished, taught
 from understudy.recipe.text import Document
-from understudy.teachers.weights import load_weights
 
 __all__ = ["models"]
 
@@ -31,10 +29,8 @@ def models(folder: Path, document: Document, samples: int) -> tuple[dict[str, An
         )
     pieces = Pieces.of(document, only=("data", "teacher"))
     found: dict[str, Any] = {}
-    weights = folder / TEACHER if (folder / TEACHER).exists() else pieces.recipe["teacher"].get("weights")
     if isinstance(pieces.teacher, nn.Module):
-        taught = pieces.teacher if weights is None else load_weights(pieces.teacher, Path(weights))
-        found[f"{folder.name}: teacher"] = taught.eval()
+        found[f"{folder.name}: teacher"] = taught(folder, pieces).eval()
     found[f"{folder.name}: student"] = done.student
     return found | {str(path): path for path in _exported(folder)}, inputs
 

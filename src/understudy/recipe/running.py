@@ -23,7 +23,7 @@ from understudy.recipe.frame import deployment
 from understudy.recipe.text import Document, read
 from understudy.writing import make_folder, write_json, write_text
 
-__all__ = ["ENVIRONMENT", "FREE", "RECIPE", "Ran", "claim", "handed_on", "run", "wished"]
+__all__ = ["ENVIRONMENT", "FREE", "RECIPE", "Ran", "claim", "fetched", "handed_on", "run", "wished"]
 
 RECIPE, ENVIRONMENT, REPORT = "recipe.yaml", "environment.json", "report.html"
 
@@ -72,6 +72,7 @@ def run(document: Document, out: Path, *, resume: bool = False, console: Console
     console = console or Console(highlight=False)
     examined = examine(document, folder=out, resume=resume, console=console)
     wishes, missing = wished(document, examined)
+    fetched(wishes)
     for note in [*missing, *claim(out, examined, resume), *examined.notes]:
         console.print(note, soft_wrap=True)
     return handed_on(perform(examined.material), out, wishes, examined, console)
@@ -121,6 +122,16 @@ def claim(out: Path, examined: Examined, resume: bool, free: Sequence[str] = FRE
     device = examined.material.device
     write_json(out / ENVIRONMENT, environment(device))
     return [f"{out}: holds nothing to go on with yet. This begins at the start."] if new else []
+
+
+def fetched(wishes: Mapping[str, Any]) -> None:
+    """Have at hand what the export needs of the network, so that it does not fail for it after the training.
+
+    Raises: MachineError where it cannot be had.
+    """
+    brings = TARGETS[deployment(wishes["export"])[1]].brings if wishes["export"] else None
+    if brings:
+        brings(None)
 
 
 def wished(document: Document, examined: Examined) -> tuple[dict[str, Any], list[str]]:

@@ -324,6 +324,8 @@ def _use(told: Mapping[str, Any]) -> str:
         "python predict.py input.npy                          # prints JSON, an entry for each sample",
         "python predict.py input.npy --out predictions.npy    # writes classes, 0 or 1 for each label, or values",
     ]
+    if target == "web":
+        lines.append("python -m http.server                                # serves the page: http://localhost:8000")
     raw = (
         "`predict.py` takes CSV files or pictures too; `read_raw.py` beside it opens them. " if told.get("raw") else ""
     )
