@@ -29,6 +29,7 @@ from understudy.measure import accuracy
 from understudy.report import Column, render
 from understudy.zoo import CNN, ResNet
 
+FILES = [name for name, form in TARGETS.items() if not form.brings]  # a page's file is that of ONNX
 COLUMNS = (
     Column("model", "model"),
     Column("target", "target"),
@@ -57,9 +58,6 @@ def row(model: nn.Module, target: str, x: Tensor, y: Tensor, seen: Tensor) -> di
             said = load(Path(folder) / "deploy")(x)
             told["accuracy"] = float((said.argmax(1) == y).double().mean())
         return told
-
-
-FILES = [name for name, form in TARGETS.items() if not form.brings]  # a page's file is that of ONNX
 
 
 def main(targets: Iterable[str] = FILES, steps: int = 480) -> list[dict[str, Any]]:

@@ -14,12 +14,13 @@ from recipe.kit import SMALL, document, weights
 from understudy import job
 from understudy.errors import InputError, Interrupted, MissingExtra
 from understudy.progress import Progress
+from understudy.pruning import Pruned, Watching
 from understudy.ranges import NAME, Range, change_of, defaults, read_range
 from understudy.recipe.examine import examine
 from understudy.recipe.text import read
 from understudy.recipe.tries import Budget
 from understudy.tasks import TASKS
-from understudy.tune import Tuned, _Pruned, _Watching, objectives_of, tune
+from understudy.tune import Tuned, objectives_of, tune
 from understudy.tuned import page
 
 pytest.importorskip("optuna")
@@ -187,7 +188,7 @@ class _Trial:
 
 def watched(median: float, known: dict[int, float] | None = None) -> _Trial:
     trial = _Trial(median)
-    watching = _Watching(trial, TASKS["classification"], known or {})
+    watching = Watching(trial, TASKS["classification"], known or {})
     watching.started(Progress(0, 10, 0))
     for step, accuracy in ((0, 0.1), (5, 0.6), (10, 0.4)):
         watching.logged({"step": step, "valid": {"accuracy": accuracy}})
@@ -198,13 +199,13 @@ def watched(median: float, known: dict[int, float] | None = None) -> _Trial:
 def test_a_trial_reports_its_best_so_far_by_the_share_of_its_steps_and_is_pruned_behind_the_median() -> None:
     assert watched(0.0).reports == {0: 0.1, 50: 0.6, 100: 0.6}
     assert watched(0.0, {0: 0.7}).reports == {0: 0.7, 50: 0.7, 100: 0.7}  # as it was before a stop
-    with pytest.raises(_Pruned, match="behind the median"):
+    with pytest.raises(Pruned, match="behind the median"):
         watched(0.5)
 
 
 def test_only_the_first_training_of_a_trial_is_watched() -> None:
     trial = _Trial(0.0)
-    watching = _Watching(trial, TASKS["classification"], {})
+    watching = Watching(trial, TASKS["classification"], {})
     for _ in range(2):
         watching.started(Progress(0, 10, 0))
         watching.logged({"step": 10, "valid": {"accuracy": 0.5}})

@@ -20,11 +20,11 @@ from rich.console import Console
 
 from understudy.attempts import BEST, Attempts, OutOfTime, Tried, Until, priced
 from understudy.callbacks import Callback
-from understudy.errors import InputError, MissingExtra, UnderstudyError, choices, raise_all
+from understudy.errors import InputError, MissingExtra, choices, raise_all
 from understudy.evaluate import COSTS, MISSED
 from understudy.outcome import Distilled
 from understudy.parallel import one_process
-from understudy.progress import Progress
+from understudy.pruning import Pruned, Watching
 from understudy.ranges import Range, change_of, defaults, read_range
 from understudy.recipe.examine import examine
 from understudy.recipe.running import claim
@@ -43,10 +43,6 @@ FIRST = 5  # trials before the sampler looks at what others came to, and before 
 WARM = 30  # per cent of a training before it may be pruned
 SEEDLESS = {"seeds": 1, "accept": None, "search": None}
 """Of a trial: one student, of which nothing is required."""
-
-
-class _Pruned(UnderstudyError):
-    """A trial that is not worth going on with."""
 
 
 @dataclass(frozen=True)
@@ -284,7 +280,7 @@ class _Tuning:
         trial = self.study.ask()
         changes = self._drawn(trial)
         known = dict(stale.intermediate_values) if stale is not None and stale.params == trial.params else {}
-        watching = _Watching(trial, self.attempts.material.task, known) if self._prunes else None
+        watching = Watching(trial, self.attempts.material.task, known) if self._prunes else None
         number, left = self.attempts.number(changes), self._left
         before = self.attempts.known.get(Tried(number, {c.key: c.value for c in changes}).key)
         tried = self.attempts.attempt(
@@ -292,7 +288,7 @@ class _Tuning:
             seconds=None if left is None else left + (before.seconds if before else 0.0),
             callbacks=[] if watching is None else [watching],
             costs=priced(list(self.wanted)),
-            ends=(_Pruned,),
+            ends=(Pruned,),
         )
         self._tell(trial, tried, changes)
         return None
@@ -393,40 +389,3 @@ class _Tuning:
         changes = [*self._changes(trial), *(Change((k,), v, place) for k, v in others.items())]
         tried = next(t for t in self.attempts.known.values() if t.number == number)
         return self.attempts.recipe(tried, changes)
-
-
-class _Watching(Callback):
-    """Reports the best figure so far to a trial, and ends one that is worse than the median of the others."""
-
-    def __init__(self, trial: Any, task: Task, known: Mapping[int, float]) -> None:
-        self.trial, self.task = trial, task
-        self.steps, self.trainings, self.best = 0, 0, float("nan")
-        self.reported: set[int] = set()
-        for step, value in known.items():
-            self._report(step, value)
-
-    def started(self, progress: Progress) -> None:
-        """The first training is that of the distilled student."""
-        self.trainings += 1
-        self.steps = progress.steps
-
-    def logged(self, record: Mapping[str, Any]) -> None:
-        """Look at a validation."""
-        value = record.get("valid", {}).get(self.task.metric)
-        if value is None or not self.steps or self.trainings > 1:
-            return
-        if self.best != self.best or self.task.better(value, self.best):
-            self.best = value
-        at = round(100 * record["step"] / self.steps)
-        self._report(at, self.best)
-        if self.trial.should_prune():
-            raise _Pruned(
-                f"at {at} % of its steps its {self.task.metric} {self.best:.3f} is behind the median of the others"
-            )
-
-    def _report(self, at: int, value: float) -> None:
-        if at not in self.reported:
-            self.reported.add(at)
-            self.trial.report(value, at)
-        if self.best != self.best or self.task.better(value, self.best):
-            self.best = value

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from understudy.measure import BUDGETS
+from understudy.recipe.models import _exported
 
 from .calls import call, too_wide
 
@@ -22,6 +23,17 @@ def test_a_runs_models_and_its_file_in_one_table(run: Path) -> None:
     assert [fact.get("parameters") for fact in answer["models"]] == [costs["teacher"], costs["kept"], None]
     assert answer["models"][2]["size_bytes"] == (run / "deploy" / "model.onnx").stat().st_size
     assert [fact["runtime"] for fact in answer["models"]] == ["torch", "torch", "onnxruntime"]
+
+
+def test_programs_of_a_run_are_left_out_since_to_open_one_is_to_run_its_code(run: Path) -> None:
+    (run / "other").mkdir()
+    (run / "other" / "model.pt2").write_bytes(b"whoever made it")
+    (run / "other" / "preprocessing.json").write_text("{}")
+    (run / "mine.pt2").write_bytes(b"whoever made it")
+    found = [path.name for path in _exported(run)]
+    assert found == ["deploy"]
+    (run / "mine.onnx").write_bytes(b"")  # control: another file is found
+    assert [path.name for path in _exported(run)] == ["deploy", "mine.onnx"]
 
 
 def test_files_side_by_side_are_printed_and_fit(run: Path) -> None:

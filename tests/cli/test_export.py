@@ -86,6 +86,19 @@ def test_a_target_that_is_not_there_or_another_files_ending_is_refused(run: Path
     assert list(Path().iterdir()) == []
 
 
+def test_a_vendor_is_for_a_page_only_and_has_to_be_there(run: Path) -> None:
+    told = call("export", run, "--target", "onnx", "--vendor", "ort")
+    assert (told.code, told.out) == (2, "")
+    assert "--vendor: is for --target web" in told.err
+    told = call("export", run, "--target", "web", "--vendor", "ort")
+    assert (told.code, told.out) == (2, "")
+    assert "vendor: ort: there is no such folder or package" in told.err
+    told = call("export", run, "--target", "web", "--to", "x.onnx")
+    assert (told.code, told.out) == (2, "")
+    assert "x.onnx ends in '.onnx'; give the name of a folder, without an ending" in told.err
+    assert list(Path().iterdir()) == []
+
+
 def test_the_targets_are_listed() -> None:
     rows = json.loads(call("list", "targets", "--json").out)
     assert {row["name"]: row["runs_here"] for row in rows} == {name: name != "coreml" for name in TARGETS}

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from report.chromium import Browser, browser
 from torch import Tensor, nn
 
+from report.chromium import Browser, browser
 from understudy import outcome
 from understudy.errors import CorruptError, InputError, MachineError
-from understudy.export import TARGETS, graph, run_file, to_file, vendored, web, write_folder
+from understudy.export import TARGETS, graph, run_file, to_file, vendored, write_folder
 from understudy.export.model import outputs
 from understudy.recipe import running
 from understudy.zoo import CNN
@@ -243,7 +243,7 @@ def test_what_the_page_cannot_make_is_refused(fake: Path, tmp_path: Path) -> Non
             tmp_path / "s", nn.Linear(4, 3).half(), LINEAR.half(), LINEAR.half(), task_name="classification",
             target="web", vendor=fake, tolerance=1e-2,
         )  # fmt: skip
-    with pytest.raises(InputError, match="vendor: onnx needs none. It is for: web"):
+    with pytest.raises(InputError, match=r"vendor: onnx needs none\. It is for: web"):
         write_folder(tmp_path / "s", nn.Linear(4, 3), LINEAR, LINEAR, task_name="regression", vendor=fake)
     assert not (tmp_path / "s").exists()
 
@@ -341,12 +341,14 @@ def test_the_page_says_what_python_says_and_how_long_it_takes(tab: Browser, tmp_
 
 def give(tab: Browser, values: str, name: str) -> None:
     """Choose an array as a .npy file."""
-    tab.js(f"""(async () => {{
+    tab.js(
+        f"""(async () => {{
       const [data, shape] = ((...given) => given)({values});
       const head = `{{'descr': '<f4', 'fortran_order': False, 'shape': (${{shape}},), }}`.padEnd(117) + "\\n";
       const start = Uint8Array.from([0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0, head.length, 0]);
       await chosen([new File([start, head, data], "{name}")]);
-    }})()""".replace("await chosen(", CHOSEN))
+    }})()""".replace("await chosen(", CHOSEN)
+    )
 
 
 CHOSEN = """await (async (files) => {
@@ -370,7 +372,14 @@ def test_pictures_are_read_as_read_raw_reads_them(tab: Browser, tmp_path: Path) 
     smooth.convert("L").resize((11, 30)).save(tmp_path / "high.png")
     image.fromarray(rng.integers(0, 256, (40, 40, 4), np.uint8)).save(tmp_path / "clear.png")
     for channels, mean, std in ((1, None, None), (3, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]), (3, 0.5, 0.25)):
-        raw = {"kind": "pictures", "size": [16, 20], "channels": channels, "suffixes": [".png"], "mean": mean, "std": std}
+        raw = {
+            "kind": "pictures",
+            "size": [16, 20],
+            "channels": channels,
+            "suffixes": [".png"],
+            "mean": mean,
+            "std": std,
+        }
         folder = tmp_path / f"site{channels}{type(mean).__name__}"
         a_page(folder, CNN(4, classes=3, inputs=channels), torch.rand(4, channels, 16, 20), raw=raw)
         opened = runpy.run_path(str(folder / "read_raw.py"))["pictures"]
@@ -395,10 +404,16 @@ def test_pictures_are_read_as_read_raw_reads_them(tab: Browser, tmp_path: Path) 
 
 @pytest.mark.long
 def test_a_table_is_read_with_the_values_of_training_and_what_is_wrong_is_told(tab: Browser, tmp_path: Path) -> None:
-    columns = [{"name": "size, cm", "mean": 2.0, "std": 4.0}, {"name": "kind", "values": ["a", "b"]}, {"name": "even", "mean": 1.0, "std": 0.0}]
+    columns = [
+        {"name": "size, cm", "mean": 2.0, "std": 4.0},
+        {"name": "kind", "values": ["a", "b"]},
+        {"name": "even", "mean": 1.0, "std": 0.0},
+    ]
     raw = {"kind": "csv", "delimiter": ",", "columns": columns}
     a_page(tmp_path / "site", nn.Linear(4, 3), LINEAR, raw=raw, classes=["x", "y", "z"])
-    (tmp_path / "site" / "t.csv").write_text('\ufeffeven,"size, cm",kind\n1, 6 ,a\n\n?,NA,"c"\n2,-2e0,b\n', encoding="utf-8")
+    (tmp_path / "site" / "t.csv").write_text(
+        '\ufeffeven,"size, cm",kind\n1, 6 ,a\n\n?,NA,"c"\n2,-2e0,b\n', encoding="utf-8"
+    )
     expected, names = runpy.run_path(str(tmp_path / "site" / "read_raw.py"))["table"](tmp_path / "site" / "t.csv", raw)
     with served(tmp_path / "site") as address:
         tab.open(address)
@@ -416,7 +431,10 @@ def test_a_table_is_read_with_the_values_of_training_and_what_is_wrong_is_told(t
             tab.js(f"(async () => {{ {CHOSEN}[new File(['{text}'], 't.csv')]); }})()")
             assert told in tab.js("document.getElementById('wrong').textContent")
         give(tab, array(np.ones((2, 5), np.float32)), "t.npy")
-        assert tab.js("document.getElementById('wrong').textContent") == "The samples have the shape [5], but [4] is needed."
+        assert (
+            tab.js("document.getElementById('wrong').textContent")
+            == "The samples have the shape [5], but [4] is needed."
+        )
         assert tab.complaints == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,9 @@ def export(
         if not json_:
             _show(place, figures)
             if wanted and targets.target(wanted).brings:
-                click.echo(f"to look at it: python -m http.server --directory {place}, and open http://localhost:8000")
+                click.echo(
+                    f"to look at it: python -m http.server --directory {shlex.quote(str(place))}, and open http://localhost:8000"
+                )
     if json_:
         as_json(told[0] if len(target) < 2 else told)
 

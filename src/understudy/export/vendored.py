@@ -56,8 +56,16 @@ def vendored(given: str | Path | None = None) -> dict[str, bytes]:
 
 def cache() -> Path:
     """Where what was fetched is kept, for this version."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111: Path raises without a home
-    return Path(home) / "understudy" / f"{NAME}-{VERSION}"
+    return _caches() / "understudy" / f"{NAME}-{VERSION}"
+
+
+def _caches() -> Path:
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given)
+    try:
+        return Path("~/.cache").expanduser()
+    except RuntimeError:  # a user without a home, as containers have them
+        return Path(tempfile.gettempdir())
 
 
 def _keep(files: dict[str, bytes]) -> None:
@@ -126,5 +134,7 @@ def _pack(npm: str, folder: Path) -> None:
         raise MachineError(f"export to the web: npm cannot fetch {NAME} {VERSION}: {error}. {GIVE}") from error
     if done.returncode:
         said = [line.removeprefix("npm error ").strip() for line in done.stderr.splitlines() if "npm error" in line]
-        told = next((line for line in said if not line.startswith(("code ", "errno ", "syscall "))), "it does not say why")
+        told = next(
+            (line for line in said if not line.startswith(("code ", "errno ", "syscall "))), "it does not say why"
+        )
         raise MachineError(f"export to the web: npm cannot fetch {NAME} {VERSION}: {told}. Is there a network? {GIVE}")

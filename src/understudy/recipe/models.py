@@ -15,6 +15,8 @@ from understudy.recipe.text import Document
 
 __all__ = ["models"]
 
+PROGRAM = ".pt2"
+
 
 def models(folder: Path, document: Document, samples: int) -> tuple[dict[str, Any], Tensor]:
     """Teacher, if it is a module, student, and what was exported, by name; and so many samples as they take them.
@@ -36,7 +38,13 @@ def models(folder: Path, document: Document, samples: int) -> tuple[dict[str, An
 
 
 def _exported(folder: Path) -> list[Path]:
-    """Files and folders of a run that were exported, as far as something here can run them."""
+    """Files and folders of a run that were exported, as far as something here can run them.
+
+    Programs of torch are left out: to open one is to run the code in it, for which it must be named itself.
+    """
+    known = set(SUFFIXES) - {PROGRAM}
     folders = sorted(path.parent for path in folder.glob("*/preprocessing.json"))
-    runnable = [f for f in folders if sum(path.suffix in SUFFIXES for path in f.iterdir()) == 1]
-    return [*runnable, *sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)]
+    runnable = [
+        f for f in folders if [path.suffix in known for path in f.iterdir() if path.suffix in SUFFIXES] == [True]
+    ]
+    return [*runnable, *sorted(path for path in folder.iterdir() if path.suffix in known)]

@@ -51,7 +51,8 @@ def one(path: Path, cells: list[tuple[int, str]], column: Any) -> np.ndarray:
         if text.lower() not in MISSING and not number(text):
             raise SystemExit(f"{path}:{at}: {column['name']!r}: {text!r} is not a number.")
     found = np.array([column["mean"] if text.lower() in MISSING else float(text) for _, text in cells])
-    return ((found - column["mean"]) / (column["std"] or 1.0))[:, None]
+    scaled: np.ndarray = (found - column["mean"]) / (column["std"] or 1.0)
+    return scaled[:, None]
 
 
 def number(text: str) -> bool:
