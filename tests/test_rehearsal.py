@@ -248,7 +248,9 @@ def test_nothing_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_stored_answers_of_several_views_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     rows = rehearsal.InMemory.rows
-    monkeypatch.setattr(rehearsal.InMemory, "rows", lambda self, ids, draw=0: (seen.append(draw), rows(self, ids, draw))[1])
+    monkeypatch.setattr(
+        rehearsal.InMemory, "rows", lambda self, ids, draw=0: (seen.append(draw), rows(self, ids, draw))[1]
+    )
     parts = digits(train=200, valid=100, augment=Augment(shift=1))
     made = rehearse(material(train=parts.train, valid=parts.valid, draws=2, epochs=20))
     assert "soft labels" in made.cost.seconds

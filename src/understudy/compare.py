@@ -11,7 +11,8 @@ from rich.console import Console
 
 from understudy import methods, parallel
 from understudy.comparison import FACTORS, TUNING_SEEDS, Comparison
-from understudy.errors import InputError, choices, raise_all
+from understudy.errors import InputError
+from understudy.picking import picked
 from understudy.ranking import Ranking
 from understudy.recipe.examine import examine
 from understudy.recipe.running import FREE, claim
@@ -111,11 +112,7 @@ def _title(words: Sequence[str], document: Document) -> str:
 def _chosen(names: Sequence[str] | None) -> list[str]:
     """Names of methods, each once. The student alone is no method here, but what all are compared with."""
     known = [name for name in entries("method") if name != methods.alone.__name__]
-    given = ["all"] if names is None else list(names)
-    wrong = [name for one in given if (name := one.removeprefix("-")) not in known and one != "all"]
-    raise_all(InputError, [f"--methods: there is no method {name!r}. {choices(name, known)}" for name in wrong])
-    wanted = [name for one in given if not one.startswith("-") for name in (known if one == "all" else [one])]
-    chosen = [name for name in dict.fromkeys(wanted) if f"-{name}" not in given]
+    chosen = picked("--methods", "method", ["all"] if names is None else names, known)
     if not chosen:
         raise InputError("--methods: names no method. Write all, or names with commas between them: kd,dkd.")
     return chosen

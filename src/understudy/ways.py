@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from understudy import compress
 from understudy.compress import Step
-from understudy.errors import InputError, choices, raise_all
+from understudy.errors import InputError
+from understudy.picking import picked
 
 __all__ = ["LADDER", "Model", "Way", "chosen", "ladder", "ways"]
 
@@ -146,17 +147,13 @@ def _up(ratio: float) -> float:
 
 
 def chosen(known: Sequence[Way], names: Sequence[str] | None) -> list[Way]:
-    """Those of these names, in the table's order; "all" is every one, "-NAME" leaves one out.
+    """Those of these names, in the table's order; see :func:`~understudy.picking.picked`.
 
     The teacher is always there, and so is the student alone where the table has it, for all others are held against them.
 
     Raises: InputError for names that there are not, or where nothing is left.
     """
-    given, every = ["all"] if names is None else list(names), [way.name for way in known]
-    wrong = [name for one in given if (name := one.removeprefix("-")) not in every and one != "all"]
-    raise_all(InputError, [f"--ways: there is no way {name!r}. {choices(name, every)}" for name in wrong])
-    wanted = {name for one in given if not one.startswith("-") for name in (every if one == "all" else [one])}
-    wanted -= {one.removeprefix("-") for one in given if one.startswith("-")}
+    wanted = set(picked("--ways", "way", ["all"] if names is None else names, [way.name for way in known]))
     if not wanted - {"teacher"}:
         raise InputError(
             "--ways: names no way. Write all, or names with commas between them: distilled,distilled-int8."

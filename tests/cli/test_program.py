@@ -29,7 +29,21 @@ FLAGS = {
     "demo": {"--seeds", "--out"},
     "init": {"TASK"},
     "check": {"RECIPE", *LAID_OVER, "--json"},
-    "compare": {"RECIPE", *LAID_OVER, "--methods", "--tune", "--seeds", "--epochs", "--out", "--resume", "--json"},
+    "compare": {
+        "RECIPE",
+        *LAID_OVER,
+        "--ways",
+        "--ladder",
+        "--price-per-hour",
+        "--budget",
+        "--methods",
+        "--tune",
+        "--seeds",
+        "--epochs",
+        "--out",
+        "--resume",
+        "--json",
+    },  # fmt: skip
     "tune": {"RECIPE", *LAID_OVER, "--trials", "--budget", "--over", "--objective", "--out", "--resume", "--json"},
     "run": {"RECIPE", *LAID_OVER, "--seed", "--out", "--resume", "--require", "--json"},
     "eval": {"RUN", "--on", "--file", *LAID_OVER, "--json"},
@@ -100,7 +114,7 @@ def test_no_summary_of_a_verb_is_cut() -> None:
 def test_every_examples_options_exist() -> None:
     for verb, command in program.commands.items():
         examples = re.findall(rf"understudy {verb} (.*)", command.epilog or "")
-        assert set(re.findall(r"--\w+", " ".join(examples))) <= FLAGS[verb]
+        assert set(re.findall(r"--[\w-]+", " ".join(examples))) <= FLAGS[verb]
 
 
 def test_without_a_verb_it_shows_the_help_as_an_error() -> None:

@@ -34,7 +34,7 @@ LADDER_SEEDS = 3
     epilog=examples(
         "understudy compare digits                      all ways to a small model",
         "understudy compare my.yaml --ways distilled,distilled-int8,low-rank",
-        "understudy compare my.yaml --ladder            students of 1/2 to 1/50 of the teacher",
+        "understudy compare my.yaml --ladder            1/2 to 1/50 of the teacher",
         "understudy compare my.yaml --price-per-hour 0.5",
         "understudy compare my.yaml --resume            go on, or add ways",
         "understudy compare my.yaml --methods all       rank methods in place of ways",
@@ -96,7 +96,9 @@ def compare(
     resume: bool,
     json_: bool,
 ) -> None:
-    """All ways to make the teacher small, in one table: alone, distilled, pruned, quantized, factorized, combined.
+    """Put all ways to make a teacher small in one table.
+
+    Alone, distilled, pruned, quantized, factorized, combined.
 
     Each is trained as the recipe says, exported, scored from its file and measured. The smallest file that the recipe
     accepts, by default with 97 % of the teacher's figure, is in the folder's deploy/. With --methods, methods of distillation are ranked

@@ -20,7 +20,7 @@ __all__ = ["export"]
         "understudy export runs/my                       writes runs/my/deploy",
         "understudy export runs/my --to student.onnx",
         "understudy export runs/my --target onnx-int8    in runs/my/deploy-onnx-int8",
-        "understudy export runs/my --target web          a page, in runs/my/deploy-web",
+        "understudy export runs/my --target web          a page for browsers",
         "understudy list targets",
     )
 )
