@@ -26,8 +26,8 @@ from torch import nn
 import understudy as us
 from understudy import trained
 from understudy.answers import Answers
-from understudy.compare import compare
 from understudy.data.parts import Parts
+from understudy.ranking.compare import compare
 from understudy.recipe.text import read
 
 RECIPE = """\

@@ -15,7 +15,7 @@ ENGINE = (
     "validation", "engine",
 )  # fmt: skip
 ORDER = (
-    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "converted", "inference", "teachers", "reading", "term", "naming", "method", "forward", "matching", "methods", *ENGINE, "examples", "views", "forms", "evaluate", "likeness", "pages", "cards", "outcome", "start", "plan", "material", "preflight", "probe", "answers", "rehearsal", "choices", "job", "chains", "registry", "recipe", "picking", "ranking", "contender", "shared", "trained", "comparison", "compare", "ways", "standings", "board", "entrants", "tryout", "contest", "attempts", "search", "ranges", "pruning", "tuned", "tune", "demo", "cli", "__main__",
+    *GROUND, *LEAVES, "address", "batch", "lookup", "taps", "converted", "inference", "teachers", "reading", "term", "naming", "method", "forward", "matching", "methods", *ENGINE, "examples", "views", "forms", "evaluate", "likeness", "pages", "cards", "outcome", "start", "plan", "material", "preflight", "probe", "answers", "rehearsal", "choices", "job", "chains", "registry", "recipe", "picking", "shared", "trained", "ranking", "contest", "search", "demo", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -10,15 +10,15 @@ import pytest
 from rich.console import Console
 
 from recipe.kit import SMALL, document
-from understudy import attempts as module
 from understudy import evaluate, job
 from understudy.accept import parse
-from understudy.attempts import Attempts, OutOfTime, Tried, Until, missing
 from understudy.errors import CorruptError, InputError
 from understudy.progress import Progress
 from understudy.recipe.examine import examine
 from understudy.recipe.text import Place
 from understudy.recipe.tries import Change
+from understudy.search import attempts as module
+from understudy.search.attempts import Attempts, OutOfTime, Tried, Until, missing
 
 PLACE = Place("test", 0, Path())
 ONE = SMALL.replace("seeds: 2", "seeds: 1").replace("channels: 2}", "channels: 4}").replace("1e-2", "5e-2")

@@ -14,10 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from understudy import compare as compare_module
-from understudy import comparison, evaluate, job, registry, trained
-from understudy.compare import FACTORS, TUNING_SEEDS, Compared, compare
-from understudy.contender import Contender, can_be_tuned
+from understudy import evaluate, job, registry, trained
 from understudy.errors import CorruptError, InputError, Interrupted, NonFiniteError
 from understudy.losses import kl
 from understudy.material import Material
@@ -25,6 +22,10 @@ from understudy.measure import paired
 from understudy.method import Distillation, Method
 from understudy.methods import dafl, kd
 from understudy.progress import Progress, linear
+from understudy.ranking import compare as compare_module
+from understudy.ranking import comparison
+from understudy.ranking.compare import FACTORS, TUNING_SEEDS, Compared, compare
+from understudy.ranking.contender import Contender, can_be_tuned
 from understudy.recipe.examine import examine
 from understudy.recipe.running import run
 from understudy.recipe.text import Document, read, read_setting

@@ -16,21 +16,16 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from understudy import contest as contest_module
-from understudy import entrants, job, trained, tryout
-from understudy import ways as ways_module
+from understudy import job, trained
 from understudy.accept import parse
-from understudy.board import Board
 from understudy.compress import narrower
-from understudy.contest import contest
-from understudy.entrants import Entrants, renewed
-from understudy.errors import InputError, Interrupted, MissingExtra
-from understudy.export import run_file
-from understudy.measure import Bench
-from understudy.progress import Progress
-from understudy.recipe.examine import examine
-from understudy.recipe.text import Document, read, read_setting
-from understudy.standings import (
+from understudy.contest import contest as contest_module
+from understudy.contest import entrants, tryout
+from understudy.contest import ways as ways_module
+from understudy.contest.board import Board
+from understudy.contest.contest import contest
+from understudy.contest.entrants import Entrants, renewed
+from understudy.contest.standings import (
     BASE,
     costs,
     four,
@@ -42,8 +37,14 @@ from understudy.standings import (
     usual,
     winner,
 )
-from understudy.tryout import Tryout
-from understudy.ways import LADDER, Way, chosen, ladder, ways
+from understudy.contest.tryout import Tryout
+from understudy.contest.ways import LADDER, Way, chosen, ladder, ways
+from understudy.errors import InputError, Interrupted, MissingExtra
+from understudy.export import run_file
+from understudy.measure import Bench
+from understudy.progress import Progress
+from understudy.recipe.examine import examine
+from understudy.recipe.text import Document, read, read_setting
 from understudy.zoo import CNN
 
 RECIPE = """\
@@ -262,8 +263,10 @@ def peeked(seen: Sequence[tuple[str, int]]) -> list[str]:
 def test_the_test_data_is_touched_once_and_at_the_end(done: Any) -> None:
     assert peeked(done[2]) == []
     read = [who for who, count in done[2] if count == TEST]
-    assert read.count("understudy.tryout.run_file") == 7  # six rows, of which one has a file of each seed
-    assert read.count("understudy.tryout.outputs") == 1 + 1 + 2 + 2 + 1  # the teacher, and all rows that do not round
+    assert read.count("understudy.contest.tryout.run_file") == 7  # six rows, of which one has a file of each seed
+    assert (
+        read.count("understudy.contest.tryout.outputs") == 1 + 1 + 2 + 2 + 1
+    )  # the teacher, and all rows that do not round
 
 
 def test_a_contest_that_chooses_by_the_test_data_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from understudy.measure import interval, paired
-from understudy.ranking import ALONE, Entrant, Ranking, near_boundary
+from understudy.ranking.ranking import ALONE, Entrant, Ranking, near_boundary
 from understudy.tasks import TASKS
 from understudy.tasks.classification import Classification
 

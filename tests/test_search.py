@@ -17,7 +17,7 @@ from understudy.recipe.finished import Finished
 from understudy.recipe.running import Ran
 from understudy.recipe.text import read
 from understudy.recipe.tries import Tries, brief, read_budget
-from understudy.search import run
+from understudy.search.search import run
 
 ONE = SMALL.replace("seeds: 2", "seeds: 1").replace("channels: 2}", "channels: 4}").replace("1e-2", "5e-2")
 NEVER = "accept={accuracy: '>= 2 * teacher'}"

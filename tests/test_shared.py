@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from understudy import answers, choices, evaluate, registry, shared, trained
 from understudy.answers import Answers
-from understudy.compare import Compared, compare
 from understudy.errors import InputError, Interrupted
 from understudy.inference import Inference
 from understudy.losses import cross_entropy, mse
@@ -23,6 +22,7 @@ from understudy.method import Distillation, Method
 from understudy.preflight import check_store
 from understudy.progress import Progress
 from understudy.projectors import Linear
+from understudy.ranking.compare import Compared, compare
 from understudy.recipe.examine import examine
 from understudy.recipe.text import read, read_setting
 from understudy.store import Store

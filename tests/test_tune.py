@@ -14,14 +14,14 @@ from recipe.kit import SMALL, document, weights
 from understudy import job
 from understudy.errors import InputError, Interrupted, MissingExtra
 from understudy.progress import Progress
-from understudy.pruning import Pruned, Watching
-from understudy.ranges import NAME, Range, change_of, defaults, read_range
 from understudy.recipe.examine import examine
 from understudy.recipe.text import read
 from understudy.recipe.tries import Budget
+from understudy.search.pruning import Pruned, Watching
+from understudy.search.ranges import NAME, Range, change_of, defaults, read_range
+from understudy.search.tune import Tuned, objectives_of, tune
+from understudy.search.tuned import page
 from understudy.tasks import TASKS
-from understudy.tune import Tuned, objectives_of, tune
-from understudy.tuned import page
 
 pytest.importorskip("optuna")
 
@@ -124,8 +124,8 @@ def test_a_trial_that_is_under_way_when_the_time_is_over_is_stopped_and_counts_a
 ) -> None:
     tuned(tmp_path, trials=1)
     left = iter([50.0, 0.0, 0.0])  # before the trial, while it runs, and after it
-    monkeypatch.setattr("understudy.tune._Tuning._left", property(lambda self: next(left)))
-    monkeypatch.setattr("understudy.tune._Tuning._until", ())  # of the teacher, which is trained
+    monkeypatch.setattr("understudy.search.tune._Tuning._left", property(lambda self: next(left)))
+    monkeypatch.setattr("understudy.search.tune._Tuning._until", ())  # of the teacher, which is trained
     made, told = tuned(tmp_path, resume=True, trials=9, budget=Budget(seconds=50.0))
     assert [row["state"] for row in made.rows] == ["done", "pruned"]
     assert "trial 1: " in told

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from understudy.address import Address
-from understudy.converted import check_installed
 from understudy.compress import described
+from understudy.converted import check_installed
 from understudy.data.order import preserved
 from understudy.errors import InputError, raise_all
 from understudy.evaluate import MISSED

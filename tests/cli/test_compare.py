@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from understudy import compare as compare_module
-from understudy import contest as contest_module
 from understudy import trained
+from understudy.contest import contest as contest_module
 from understudy.errors import Interrupted
+from understudy.ranking import compare as compare_module
 
 from .calls import call, too_wide
 

@@ -43,7 +43,7 @@ FLAGS = {
         "--out",
         "--resume",
         "--json",
-    },  # fmt: skip
+    },
     "tune": {"RECIPE", *LAID_OVER, "--trials", "--budget", "--over", "--objective", "--out", "--resume", "--json"},
     "run": {"RECIPE", *LAID_OVER, "--seed", "--out", "--resume", "--require", "--json"},
     "eval": {"RUN", "--on", "--file", *LAID_OVER, "--json"},

@@ -160,7 +160,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append((document, out))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("understudy.search.run", remember)
+    monkeypatch.setattr("understudy.search.search.run", remember)
     return seen
 
 

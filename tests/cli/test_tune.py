@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recipe.kit import SMALL
-from understudy import tune as tune_module
+from understudy.search import tune as tune_module
 
 from .calls import call
 

@@ -8,7 +8,7 @@ import pytest
 from understudy.data.written import write_example
 from understudy.recipe.ready import ready
 from understudy.recipe.text import read
-from understudy.search import run
+from understudy.search.search import run
 
 ROWS = {"teacher": "teacher", "alone": "student alone", "distilled": "distilled"}
 FIGURE = re.compile(r"(teacher|alone|distilled) (\.\d+)(?: \+- (\.\d+))?")

@@ -128,7 +128,7 @@ def compare(
         asked = {"--ways": ways, "--price-per-hour": None if price is None else f"{price:g}", "--budget": budget}
         words = [*(["--ladder"] if ladder else []), *(w for k, v in asked.items() if v is not None for w in (k, v))]
         with resumable(folder, plugin, "compare", words):
-            from understudy.contest import PAGE, contest
+            from understudy.contest.contest import PAGE, contest
 
             board = contest(
                 given,
@@ -149,7 +149,7 @@ def compare(
         chosen = _split(names)
         words = ["--methods", ",".join(chosen), *(["--tune"] if tune else [])]
         with resumable(folder, plugin, "compare", words):
-            from understudy.compare import compare as compare_methods
+            from understudy.ranking.compare import compare as compare_methods
 
             made = compare_methods(
                 given, folder, names=chosen, tune=tune, command=command, resume=resume, console=screen

@@ -48,7 +48,7 @@ RESOLVED = "recipe.yaml"
 """The resolved recipe in a run's folder."""
 
 BEST = "best.yaml"
-"""That of the student that is handed on, where several recipes were tried: see :mod:`understudy.attempts`."""
+"""That of the student that is handed on, where several recipes were tried: see :mod:`understudy.search.attempts`."""
 
 
 class Name(click.Choice[str]):

@@ -74,7 +74,7 @@ def run(
     if require and not given.value.get("accept"):
         raise InputError(f"--require: {recipe} says nothing of what to accept, such as --set 'accept.accuracy=>= 0.9'.")
     with resumable(folder, plugin, also=["--require"] if require else []):
-        from understudy.search import run as run_recipe
+        from understudy.search.search import run as run_recipe
 
         ran = run_recipe(given, folder, resume=resume, console=console(stderr=json_))
     if json_:

@@ -85,8 +85,8 @@ def tune(
         raise InputError(f"--out {folder}: is not the name of a folder of its own, such as runs/tune.")
     given = document(recipe, settings, plugin)
 
-    from understudy.ranges import read_range
     from understudy.recipe.tries import read_budget
+    from understudy.search.ranges import read_range
 
     limit = None if budget is None else read_budget(budget, "--budget")
     if limit is not None and limit.seconds is None:
@@ -95,7 +95,7 @@ def tune(
     words = [w for text in over for w in ("--over", text)] + [w for name in objectives for w in ("--objective", name)]
     also = [*words, "--trials", str(trials), *(["--budget", budget] if budget else [])]
     with resumable(folder, plugin, "tune", also):
-        from understudy.tune import tune as tune_recipe
+        from understudy.search.tune import tune as tune_recipe
 
         screen = console(stderr=json_)
         made = tune_recipe(

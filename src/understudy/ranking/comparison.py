@@ -22,14 +22,14 @@ from rich.console import Console
 from torch import nn
 
 from understudy.choices import Choices
-from understudy.contender import Contender, Rehearsed, can_be_tuned, rehearsed
 from understudy.errors import InputError, Interrupted, MachineError, NonFiniteError
 from understudy.examples import outputs
 from understudy.material import Material
 from understudy.measure import interval
 from understudy.method import Method
 from understudy.preflight import check_method, check_teacher
-from understudy.ranking import ALONE, Entrant, Ranking
+from understudy.ranking.contender import Contender, Rehearsed, can_be_tuned, rehearsed
+from understudy.ranking.ranking import ALONE, Entrant, Ranking
 from understudy.recipe.build import method_of
 from understudy.shared import Shared
 from understudy.state import identity, load_module

@@ -1,7 +1,7 @@
 """All ways to make a teacher small, in one table: what ``understudy compare`` does with a recipe.
 
 Every model is trained as the recipe says, exported, and measured as the file that a user gets. The folder holds the runs (see
-:mod:`understudy.entrants`), and::
+:mod:`understudy.contest.entrants`), and::
 
     OUT/models/NAME/seed-0/     an exported folder each
     OUT/results.json            the rows
@@ -25,8 +25,11 @@ from rich.console import Console
 from torch import nn
 
 from understudy import parallel
-from understudy.board import Board
-from understudy.entrants import Entrants
+from understudy.contest.board import Board
+from understudy.contest.entrants import Entrants
+from understudy.contest.standings import BASE
+from understudy.contest.tryout import Tryout
+from understudy.contest.ways import Model, Way, chosen, ladder, ways
 from understudy.errors import InputError, MissingExtra
 from understudy.export import TARGETS, to_file
 from understudy.export.targets import FACTS
@@ -38,9 +41,6 @@ from understudy.recipe.running import FREE, claim
 from understudy.recipe.text import Document
 from understudy.report.card import card
 from understudy.report.pareto import pareto_page
-from understudy.standings import BASE
-from understudy.tryout import Tryout
-from understudy.ways import Model, Way, chosen, ladder, ways
 from understudy.writing import write_json, write_text
 
 __all__ = ["DEPLOY", "PAGE", "contest"]

@@ -19,6 +19,7 @@ from torch import nn
 
 from understudy.choices import Choices
 from understudy.compress import Step, copied, described, finished
+from understudy.contest.ways import Model
 from understudy.data.order import preserved, seed_all
 from understudy.errors import InputError
 from understudy.material import Material
@@ -29,7 +30,6 @@ from understudy.shared import Shared
 from understudy.start import compressed
 from understudy.state import identity, load_module
 from understudy.trained import WEIGHTS, Shown, Trained, held, trained
-from understudy.ways import Model
 from understudy.writing import load_tensors
 
 __all__ = ["DISTILLED", "Entrants"]

@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from understudy import methods, parallel
-from understudy.comparison import FACTORS, TUNING_SEEDS, Comparison
 from understudy.errors import InputError
 from understudy.picking import picked
-from understudy.ranking import Ranking
+from understudy.ranking.comparison import FACTORS, TUNING_SEEDS, Comparison
+from understudy.ranking.ranking import Ranking
 from understudy.recipe.examine import examine
 from understudy.recipe.running import FREE, claim
 from understudy.recipe.text import Document

@@ -10,16 +10,16 @@ from rich.status import Status
 from torch import Tensor
 
 from understudy.accept import Condition, parse
-from understudy.board import Board
 from understudy.compress import described
-from understudy.entrants import DISTILLED, Entrants
+from understudy.contest.board import Board
+from understudy.contest.entrants import DISTILLED, Entrants
+from understudy.contest.standings import BASE, costs, four, judged, mark_pareto, nearest, ratios, tenth, usual, winner
+from understudy.contest.ways import Model, Way
 from understudy.errors import InputError
 from understudy.examples import Examples, outputs
 from understudy.export import run_file
 from understudy.measure import bench, gap_closed, interval, parameters
 from understudy.outcome import deploy
-from understudy.standings import BASE, costs, four, judged, mark_pareto, nearest, ratios, tenth, usual, winner
-from understudy.ways import Model, Way
 from understudy.writing import strict
 
 __all__ = ["Tryout"]

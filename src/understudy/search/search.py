@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 
 from understudy.accept import parse
-from understudy.attempts import BEST, Attempts, Tried, missing, priced
 from understudy.errors import InputError
 from understudy.outcome import Distilled
 from understudy.parallel import one_process
@@ -24,6 +23,7 @@ from understudy.recipe.running import FREE, Ran, claim, fetched, handed_on, wish
 from understudy.recipe.running import run as run_recipe
 from understudy.recipe.text import Document
 from understudy.recipe.tries import Change, Tries, brief
+from understudy.search.attempts import BEST, Attempts, Tried, missing, priced
 from understudy.writing import write_text
 
 __all__ = ["run", "search"]

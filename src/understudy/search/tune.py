@@ -1,6 +1,6 @@
 """Tune: the values of a recipe with which its student is best, found by Optuna on the validation data.
 
-Every trial is an attempt at the recipe with other values, of one student; see :mod:`understudy.attempts`. The first trial has the recipe's own
+Every trial is an attempt at the recipe with other values, of one student; see :mod:`understudy.search.attempts`. The first trial has the recipe's own
 values. Of one objective, trials that are worse at half their way than the median are pruned; of several there is no such
 order, and what comes out is the Pareto front. The test data is used once, at the end, for the best.
 """
@@ -18,21 +18,21 @@ from typing import Any
 
 from rich.console import Console
 
-from understudy.attempts import BEST, Attempts, OutOfTime, Tried, Until, priced
 from understudy.callbacks import Callback
 from understudy.errors import InputError, MissingExtra, choices, raise_all
 from understudy.evaluate import COSTS, MISSED
 from understudy.outcome import Distilled
 from understudy.parallel import one_process
-from understudy.pruning import Pruned, Watching
-from understudy.ranges import Range, change_of, defaults, read_range
 from understudy.recipe.examine import examine
 from understudy.recipe.running import claim
 from understudy.recipe.text import Document, Place
 from understudy.recipe.tries import Budget, Change, brief, laid
+from understudy.search.attempts import BEST, Attempts, OutOfTime, Tried, Until, priced
+from understudy.search.pruning import Pruned, Watching
+from understudy.search.ranges import Range, change_of, defaults, read_range
+from understudy.search.tuned import PAGE, page
 from understudy.state import compare
 from understudy.tasks import Task
-from understudy.tuned import PAGE, page
 from understudy.writing import read_json, strict, write_json, write_text
 
 __all__ = ["Tuned", "objectives_of", "tune"]

@@ -26,7 +26,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Board:
-    """What :func:`understudy.contest.contest` returns.
+    """What :func:`understudy.contest.contest.contest` returns.
 
     Attributes:
         rows: the teacher as it was, then a row for each way; units in the keys, ``*_ci95`` is half the width of the 95 % t-interval over seeds.

@@ -34,7 +34,7 @@ def page(told: Mapping[str, Any], title: str) -> str:
     """The page.
 
     Args:
-        told: what :meth:`understudy.tune.Tuned.results` gives.
+        told: what :meth:`understudy.search.tune.Tuned.results` gives.
         title: of it.
     """
     parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(_sentence(told))}</p>"]

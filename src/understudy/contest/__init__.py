@@ -1,0 +1,1 @@
+"""All ways to make a teacher small, in one table."""
