@@ -141,6 +141,12 @@ def test_an_assistant_teaches_and_the_figures_are_against_the_teacher(tmp_path: 
     assert material.teacher is not made.teacher
 
 
+def test_a_part_of_the_data_that_changes_valid_is_refused_too(tmp_path: Path) -> None:
+    made = begun(tmp_path)
+    with pytest.raises(InputError, match=r"data\.valid 90 has other valid data than the recipe"):
+        made.check([change("data.valid", 90)])
+
+
 def test_data_with_another_valid_is_refused(tmp_path: Path) -> None:
     made = begun(tmp_path)
     more = {"name": "digits", "train": 200, "valid": 100, "labelled": 150}

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from understudy import Optim, Term, choices, converted, distill, evaluate, inference, job, losses, preflight, probe
 from understudy.batch import Batch, call
 from understudy.choices import FILE, Choices
-from understudy.errors import InputError, MissingExtra, NonFiniteError
+from understudy.errors import CorruptError, InputError, MissingExtra, NonFiniteError
 from understudy.inference import WAYS, Inference
 from understudy.method import Distillation
 from understudy.probe import Choice, calibration, choose
 from understudy.state import digest
 from understudy.store import Store
-from understudy.writing import read_json
+from understudy.writing import read_json, write_json
 from understudy.zoo import CNN
 
 FEW: dict[str, Any] = {
@@ -450,3 +450,17 @@ def test_a_form_that_cannot_be_had_is_told_before_any_training(monkeypatch: pyte
     monkeypatch.setattr(converted.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"understudy\[onnx\]"):
         distill(CNN(2, classes=3), taught(), TRAIN, VALID, teacher_run="onnx", **FEW)
+
+
+@pytest.mark.parametrize("damaged", [[1], {"teacher": []}, {"precision": {"name": "fp8", "told": ""}}])
+def test_damaged_choices_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damaged: Any) -> None:
+    def begun() -> None:
+        distill(CNN(2, classes=3), taught(), TRAIN, VALID, folder=tmp_path / "run", resume=True, **FEW)
+
+    begun()
+    write_json(tmp_path / "run" / FILE, damaged)
+    with pytest.raises(CorruptError, match=r"choices\.json: is damaged: it is not what a job writes\. Delete it"):
+        begun()
+    monkeypatch.setattr(choices, "_chosen_before", lambda _: damaged)  # the control
+    with pytest.raises((AttributeError, TypeError, KeyError, InputError)):
+        begun()

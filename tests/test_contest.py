@@ -215,6 +215,14 @@ def test_real_files_say_what_the_table_says(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "out/deploy/predict.py").exists()
 
 
+def test_a_student_made_from_the_teacher_is_told_with_how_it_was_made(tmp_path: Path) -> None:
+    steps = ["student=teacher", "compress=[{name: narrower, ratio: 0.25}]", "seeds=1", "epochs=1", "teacher.epochs=1"]
+    made = held(tmp_path, "distilled", settings=[*steps, "accept={accuracy: '>= 0'}"])
+    assert made.protocol["student"].split(" parameters, ")[1].startswith("compressed: narrower(ratio=0.25, ")
+    told = json.loads((tmp_path / "out/deploy/README.md").read_text())
+    assert any("compressed: narrower(ratio=0.25, " in line for line in told["lineage"])
+
+
 def test_the_file_handed_on_is_the_smallest_accepted_and_the_very_one_that_was_measured(tmp_path: Path) -> None:
     made = held(tmp_path, settings=["accept={accuracy: '>= 0'}", "seeds=1"])
     assert made.winner == min(made.rows[1:], key=lambda row: row["size_bytes"])["name"]
@@ -223,6 +231,7 @@ def test_the_file_handed_on_is_the_smallest_accepted_and_the_very_one_that_was_m
     told = json.loads((tmp_path / "out/deploy/README.md").read_text())
     assert told["row"]["name"] == made.winner
     assert told["lineage"][-1].startswith("exported: onnx")
+    assert not any("compressed" in line for line in told["lineage"])  # the control of the test below
     # The same again with a bar that nothing reaches: there is nothing to hand on, and it says what was nearest.
     none = held(tmp_path, settings=["accept={accuracy: '>= 1.1'}", "seeds=1"], resume=True)
     assert none.winner is None
@@ -613,3 +622,23 @@ def test_ways_are_plain_rows() -> None:
 def test_the_command_of_a_row_asks_for_it_alone(row: dict[str, str], again: str) -> None:
     every = "understudy compare my.yaml --ladder --ways distilled,low-rank --price-per-hour 3"
     assert contest_module._alone(every, row) == again
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "together"),
+    [
+        ((None, False), (None, False), (None, False)),
+        ((["distilled"], False), (None, False), (["distilled"], False)),
+        ((["distilled"], False), (["alone"], False), (["distilled", "alone"], False)),
+        ((None, False), (["alone"], False), (["all", "alone"], False)),
+        ((["all", "-alone"], False), (["alone"], False), (["all", "alone"], False)),
+        ((None, True), (["alone"], False), (["alone"], True)),
+        ((["alone"], False), (None, True), (["alone"], True)),
+        ((None, False), (None, True), (["all"], True)),
+    ],
+)
+def test_a_resume_keeps_the_rows_of_before(tmp_path: Path, then: Any, now: Any, together: Any) -> None:
+    assert contest_module._asked(tmp_path, *then, resume=True) == then  # nothing is there yet
+    (tmp_path / "rows.json").write_text(json.dumps(then))
+    assert contest_module._asked(tmp_path, *now, resume=True) == together
+    assert contest_module._asked(tmp_path, *now, resume=False) == now  # control

@@ -44,7 +44,7 @@ def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path: Path) -> Non
     assert read_json(tmp_path / "a.json") == value == strict(value)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"x": 1', b"\xff\xfe", None])
+@pytest.mark.parametrize("content", [b"", b'{"x": 1', b"\xff\xfe", b"[" * 100_000, None])
 def test_a_damaged_or_missing_file_is_named(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "a.json").write_bytes(content)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from understudy.answers import Answers
 from understudy.data.order import preserved
 from understudy.engine import train
-from understudy.errors import NonFiniteError
+from understudy.errors import CorruptError, NonFiniteError
 from understudy.examples import Examples, device_of, outputs
 from understudy.inference import WAYS, Inference
 from understudy.material import Material, Precision
@@ -56,9 +56,7 @@ class Choices:
         self.material, self.plan, self.say = material, material.plan, say
         folder: Path | None = material.plan.path
         self.file = None if folder is None else folder / FILE
-        self.made: dict[str, dict[str, Any]] = (
-            read_json(self.file) if self.file is not None and self.file.exists() else {}
-        )
+        self.made = _chosen_before(self.file)
 
     def teacher(
         self, teacher: Any, method: Method, times: int, *, rows: int | None = None, way: str | None = None
@@ -200,6 +198,29 @@ class Choices:
             write_json(self.file, self.made)
         if told is not None:
             self.say(told)
+
+
+def _chosen_before(file: Path | None) -> dict[str, dict[str, Any]]:
+    """What stands in a job's folder. Raises: CorruptError for what no job has written."""
+    if file is None or not file.exists():
+        return {}
+    made: Any = read_json(file)
+    sound = isinstance(made, dict) and all(
+        isinstance(c, dict) and isinstance(c.get("told"), str) for c in made.values()
+    )
+    if not sound or not _is_way(made.get("teacher")) or not _is_precision(made.get("precision")):
+        raise CorruptError(f"{file}: is damaged: it is not what a job writes. Delete it to have the choices made anew.")
+    return dict(made)
+
+
+def _is_way(held: dict[str, Any] | None) -> bool:
+    return held is None or held.get("way") in (*WAYS, "as it is")
+
+
+def _is_precision(held: dict[str, Any] | None) -> bool:
+    return held is None or (
+        held.keys() == {"name", "told"} and held["name"] in get_args(get_type_hints(Precision)["name"])
+    )
 
 
 def _sum_of_squares(output: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def read_json(path: Path) -> Any:
     """What :func:`write_json` wrote; CorruptError if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of brackets without end
         raise CorruptError(f"{path}: is damaged: {error}") from error
 
 

@@ -17,12 +17,18 @@ def test_a_runs_models_and_its_file_in_one_table(run: Path) -> None:
     assert told.code == 0, told.err
     assert told.out.count("\n") == 1
     answer = json.loads(told.out)
-    names = [f"{run.name}: teacher", f"{run.name}: student", str(run / "deploy")]
+    names = [f"{run.name}: teacher", f"{run.name}: student", f"{run.name}: deploy"]
     assert [fact["model"] for fact in answer["models"]] == [row["model"] for row in answer["rows"]] == names
     costs = {row["model"]: row["parameters"] for row in json.loads((run / "results.json").read_text())["rows"]}
     assert [fact.get("parameters") for fact in answer["models"]] == [costs["teacher"], costs["kept"], None]
     assert answer["models"][2]["size_bytes"] == (run / "deploy" / "model.onnx").stat().st_size
     assert [fact["runtime"] for fact in answer["models"]] == ["torch", "torch", "onnxruntime"]
+
+
+def test_two_runs_of_one_name_are_refused_where_one_would_hide_the_other(run: Path) -> None:
+    told = call("bench", run, run, *QUICK)
+    assert (told.code, told.out) == (2, "")
+    assert f"{run}: there is a '{run.name}: deploy' already." in told.err
 
 
 def test_programs_of_a_run_are_left_out_since_to_open_one_is_to_run_its_code(run: Path) -> None:

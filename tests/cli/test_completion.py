@@ -48,9 +48,9 @@ def test_verbs_options_and_names_are_completed(shell: str, monkeypatch: pytest.M
         assert asked(verb, "--") == {*options, "--help"}
     assert asked("run", "") == ready().keys()
     assert asked("check", "digits-") == {"digits-all-labels", "digits-hints"}
-    assert asked("list", "") == {*KINDS, "recipes", "layers"}
+    assert asked("list", "") == {*KINDS, "recipes", "layers", "targets"}
     assert asked("list", "layers", "digits-h") == {"digits-hints"}
-    assert asked("list", "recipes", "c") == {"csv"}
+    assert asked("list", "recipes", "c") == {"compare", "csv"}
     assert asked("list", "methods", "k") == {name for name in methods.__all__ if name.startswith("k")} >= {"kd"}
     assert asked("list", "optimizers", "S") == set()
     assert asked("init", "") == templates().keys()

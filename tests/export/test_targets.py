@@ -122,6 +122,9 @@ def test_a_target_is_a_line_of_the_table(tmp_path: Path, monkeypatch: pytest.Mon
     assert {k: facts[k] for k in ("target", "runtime", "file", "batch")} == {"target": "fake", "runtime": "none", "file": "model.fake", "batch": 2}  # fmt: skip
     assert max(batches) == 2  # no more than its runtime takes
     assert torch.equal(load(tmp_path / "s")(LINEAR), 2 * LINEAR)
+    assert torch.equal(load(tmp_path / "s")(LINEAR.numpy()), 2 * LINEAR)
+    with pytest.raises(InputError, match="list: the file takes a tensor, an array, or a mapping"):
+        load(tmp_path / "s")([[1.0]])
     assert torch.equal(run_file(tmp_path / "s" / "model.fake", LINEAR), 2 * LINEAR)
     monkeypatch.setitem(TARGETS, "fake", doubling(batches, off=0.01))
     with pytest.raises(InputError, match="what was written is not the model and is not kept: outputs differ by"):

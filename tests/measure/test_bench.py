@@ -245,6 +245,12 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
         "bench: deadline_ms is 0.0; allowed: a number of milliseconds above 0.",
         "bench: the inputs hold no sample; give at least one.",
     ]
+    with pytest.raises(InputError) as caught:
+        bench([file], batches=[1, 10**12], threads=[99999])
+    assert str(caught.value).splitlines() == [
+        "bench: batches is [1, 1000000000000]; 1,000,000 at most.",
+        "bench: threads is [99999]; 1,024 at most.",
+    ]
     with pytest.raises(InputError, match=r"n\.onnx: there is no such file. Did you mean '.*m\.onnx'"):
         bench([tmp_path / "n.onnx"])
     with pytest.raises(InputError, match=r"m\.tflite: its name does not end as that of a model"):
@@ -283,6 +289,14 @@ def test_within_a_budget_and_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert any("is emulated" in note for note in made.notes)
     assert "small is within it." in made.notes
     assert any(note.startswith("large is not within it: its files have 24,0") for note in made.notes)
+
+
+def test_a_deadline_takes_the_place_of_the_budgets_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODULE, "DEADLINE_RUNS", 20)
+    given = {"budget": "phone", "runs": 5, "seconds": 0.0}
+    made = bench({"small": written(tmp_path / "s.onnx")}, deadline_ms=1e-6, **given)
+    assert made.rows[0]["deadline_ms"] == 1e-6
+    assert "small is not within it: 100.0% of inferences miss 1e-06 ms, and 1% may." in made.notes
 
 
 @pytest.mark.long

@@ -40,7 +40,7 @@ SENTENCES = {
     "teacher: {model: CNN}": "teacher.model: CNN needs channels: write {name: CNN, channels: ...}.",
     # keys that are not there
     "epoch: 3": "a recipe has no key 'epoch'. Did you mean 'epochs'?",
-    "nonsense: 1": "a recipe has no key 'nonsense'. Allowed: task, data, student, teacher, method, terms, epochs, seeds, seed, batch_size, optimizer, fine_tune, ... (22 in all).",
+    "nonsense: 1": "a recipe has no key 'nonsense'. Allowed: task, data, student, teacher, method, terms, epochs, seeds, seed, batch_size, optimizer, fine_tune, ... (23 in all).",
     "temperature: 3": "a recipe has no key 'temperature'. It is an option of the method: write it there.",
     "lr: 3": "a recipe has no key 'lr'. It is an option of the optimizer: write it there.",
     "weights: x": "a recipe has no key 'weights'. It is an option of the teacher: write it there.",
@@ -220,6 +220,7 @@ def test_complaints_come_in_the_order_of_lines_each_once(tmp_path: Path) -> None
     [
         ({"type": "integer", "minimum": 0, "maximum": 2000}, "a whole number, 0 to 2,000"),
         ({"type": "number"}, "a number"),
+        ({"type": "number", "exclusiveMinimum": 0}, "a number above 0"),
         ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "a text"),
         ({"$ref": "#/$defs/optimizer"}, "an optimizer"),
         ({"$ref": "#/$defs/data"}, "a data set"),

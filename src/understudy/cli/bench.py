@@ -140,6 +140,8 @@ def _models(what: Sequence[Path], batch: int) -> tuple[dict[str, Any], Tensor | 
                 raise InputError(
                     f"{path}: its samples have the shape {list(samples.shape[1:])}, and those of another run {list(inputs.shape[1:])}. Measure them one by one."
                 )
+            if alike := found.keys() & mine.keys():
+                raise InputError(f"{path}: there is a {min(alike)!r} already. Measure runs of one name one by one.")
             found, inputs = {**found, **mine}, samples
         else:
             from understudy.measure.weight import model_file

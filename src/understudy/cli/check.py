@@ -38,11 +38,12 @@ def check(recipe: str, settings: Sequence[str], plugin: Sequence[str], json_: bo
         given = document(recipe, settings, plugin)
 
         from understudy.recipe.examine import examine
-        from understudy.recipe.running import wished
+        from understudy.recipe.running import tried, wished
         from understudy.rehearsal import rehearse
 
         examined = examine(given, progress=False)
-        missing = wished(given, examined)[1]
+        wishes, missing = wished(given, examined)
+        tried(given, examined, wishes)
         seen = rehearse(examined.material)
     except UnderstudyError as error:
         if not json_:

@@ -36,7 +36,7 @@ LADDER_SEEDS = 3
         "understudy compare my.yaml --ways distilled,distilled-int8,low-rank",
         "understudy compare my.yaml --ladder            1/2 to 1/50 of the teacher",
         "understudy compare my.yaml --price-per-hour 0.5",
-        "understudy compare my.yaml --resume            go on, or add ways",
+        "understudy compare my.yaml --resume            go on, or with other ways",
         "understudy compare my.yaml --methods all       rank methods in place of ways",
         "understudy compare my.yaml --methods kd,dkd,fitnets --seeds 10",
         "understudy compare my.yaml --methods kd,dkd --tune",
@@ -78,7 +78,11 @@ LADDER_SEEDS = 3
     shell_complete=folders,
     help="The table's folder; runs/ and the recipe's name and -compare, -ladder or -methods by default.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the table in the folder; ways or methods may be added.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the table in the folder. Rows that --ways names are added; --methods names all.",
+)
 @json_option
 def compare(
     recipe: str,
@@ -128,7 +132,7 @@ def compare(
         asked = {"--ways": ways, "--price-per-hour": None if price is None else f"{price:g}", "--budget": budget}
         words = [*(["--ladder"] if ladder else []), *(w for k, v in asked.items() if v is not None for w in (k, v))]
         with resumable(folder, plugin, "compare", words):
-            from understudy.contest.contest import PAGE, contest
+            from understudy.contest.contest import DEPLOY, HTML, PAGE, contest
 
             board = contest(
                 given,
@@ -144,6 +148,10 @@ def compare(
             screen.print()
             board.show(screen)
             screen.print(f"\nThe table: {folder / PAGE}", soft_wrap=True)
+            if (folder / HTML).exists():  # its package is optional
+                screen.print(f"The page:  {folder / HTML}", soft_wrap=True)
+            if board.winner is not None:
+                screen.print(f"To deploy: {folder / DEPLOY}", soft_wrap=True)
         told = board.results()
     else:
         chosen = _split(names)

@@ -46,7 +46,7 @@ def qat(
         bits: of the weights, 8 or 4; activations have 8.
         rate: by which a training batch moves the ranges, in (0, 1].
         freeze: training passes (micro-batches, where a step has several) after which ranges and the statistics of
-            BatchNorms are held; None for never. About nine tenths of the run keeps the last steps from chasing them.
+            BatchNorms are held; never if it is not given. About nine tenths of the run keeps the last steps from chasing them.
         keep: names of modules to leave in float, or patterns. With 4 bits the first and the last layer are candidates.
 
     Returns: a model that can be trained.

@@ -32,6 +32,7 @@ from understudy.contest.tryout import Tryout
 from understudy.contest.ways import Model, Way, chosen, ladder, ways
 from understudy.errors import InputError, MissingExtra
 from understudy.export import TARGETS, to_file
+from understudy.export.staging import publish_folder, staged
 from understudy.export.targets import FACTS
 from understudy.material import Material
 from understudy.measure import parameters
@@ -41,12 +42,12 @@ from understudy.recipe.running import FREE, claim
 from understudy.recipe.text import Document
 from understudy.report.card import card
 from understudy.report.pareto import pareto_page
-from understudy.writing import write_json, write_text
+from understudy.writing import read_json, write_json, write_text
 
-__all__ = ["DEPLOY", "PAGE", "contest"]
+__all__ = ["DEPLOY", "HTML", "PAGE", "contest"]
 
-RESULTS, PAGE, HTML, COMMAND, DEPLOY, CARD = (
-    "results.json", "compression.md", "compare.html", "command.txt", "deploy", "README.md",
+RESULTS, PAGE, HTML, COMMAND, ROWS, DEPLOY, CARD = (
+    "results.json", "compression.md", "compare.html", "command.txt", "rows.json", "deploy", "README.md",
 )  # fmt: skip
 
 
@@ -86,6 +87,7 @@ def contest(
     examined = examine(document, folder=out, resume=resume, progress=False, console=console)
     material = examined.material
     entrants = Entrants(material, out, console)
+    names, steps = asked = _asked(out, names, steps, resume)
     entered = _entered(material, names, steps)
     with console.status("Exporting the teacher and the student as they begin"):
         _try_export(material)
@@ -95,6 +97,7 @@ def contest(
     with material.plan.locked():
         digests = {f"data {name!r}": examples.digest for name, examples in material.data.items()}
         material.plan.claim({"what": "a table of ways", **digests})
+        write_json(out / ROWS, asked)
         words = shlex.join(_command(out, command, names, steps, price, budget))
         board = Tryout(entrants, entered, left_out, examined.parts.raw, budget).run(price, words)
         name = Path(shlex.split(words)[2]).stem  # of the recipe
@@ -107,6 +110,20 @@ def contest(
         except MissingExtra as error:
             console.print(f"{error} Until then there is no page.", soft_wrap=True)
     return board
+
+
+def _asked(out: Path, names: Sequence[str] | None, steps: bool, resume: bool) -> tuple[list[str] | None, bool]:
+    """Names of ways, or None for all, and whether there is a ladder; on a resume with those of before, or a row would be lost."""
+    now = None if names is None else list(names)
+    if not resume or not (out / ROWS).exists():
+        return now, steps
+    then, laddered = read_json(out / ROWS)
+    if now is None and not steps:
+        return then, laddered
+    if then is None and not laddered:
+        then = ["all"]
+    known = [name for name in then or [] if name.removeprefix("-") not in (now or [])]
+    return [*known, *(now or [])] or None, steps or laddered
 
 
 def _entered(material: Material, names: Sequence[str] | None, steps: bool) -> list[Way]:
@@ -206,11 +223,14 @@ def _alone(command: str, row: Mapping[str, Any]) -> str:
 def _hand_on(out: Path, board: Board, name: str, examined: Examined) -> None:
     """The very folder that was measured, with a card; that of an earlier time goes."""
     place = out / DEPLOY
-    shutil.rmtree(place, ignore_errors=True)
-    if board.winner is not None:
-        row = board.row(board.winner)
-        shutil.copytree(out / row["path"], place)
-        write_text(place / CARD, card(_told(place, board, row, f"{name}-{row['name'].replace('/', '-')}", examined)))
+    if board.winner is None:
+        shutil.rmtree(place, ignore_errors=True)
+        return
+    row = board.row(board.winner)
+    with staged(place) as new:
+        shutil.copytree(out / row["path"], new, dirs_exist_ok=True)
+        write_text(new / CARD, card(_told(new, board, row, f"{name}-{row['name'].replace('/', '-')}", examined)))
+        publish_folder(new, place)
 
 
 def _told(place: Path, board: Board, row: dict[str, Any], name: str, examined: Examined) -> dict[str, Any]:

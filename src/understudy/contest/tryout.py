@@ -278,11 +278,12 @@ class Tryout:
         method = plan.method if isinstance(plan.method, str) else getattr(plan.method, "__name__", "the recipe's terms")
         half = self.entrants.half.plan.epochs
         own, theirs = parameters(self.material.student()), parameters(self.teacher)
+        smaller = f", compressed: {', '.join(map(described, plan.compress))}" if plan.compress else ""
         return {
             "task": self.task.name,
             "teacher": f"{type(self.teacher).__name__}, {theirs:,} parameters",
             "teacher is asked": self.entrants.shared.told(),
-            "student": f"{type(self.material.student()).__name__}, {own:,} parameters",
+            "student": f"{type(self.material.student()).__name__}, {own:,} parameters{smaller}",
             "method": method,
             "seeds": str(plan.seeds),
             "steps": f"{stages['distilled'].steps:,} of {self.material.batch_size} samples; recovered and qat: {half} in place of {plan.epochs} epochs",

@@ -130,7 +130,7 @@ def _check_place(place: Path, force: bool) -> None:
 def _is_ours(place: Path) -> bool:
     try:
         written = json.loads((place / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(written, dict) and written.get("made_by") == MAKER
 

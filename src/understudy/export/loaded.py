@@ -29,14 +29,18 @@ class Loaded:
     run: Callable[[Mapping[str, np.ndarray]], np.ndarray]
     batch: int = 256
 
-    def __call__(self, inputs: Inputs) -> Tensor:
+    def __call__(self, inputs: Inputs | np.ndarray) -> Tensor:
         """The outputs for these samples, in their order.
 
         Args:
-            inputs: a tensor for a file with one input, whatever its name; else a mapping.
+            inputs: a tensor or an array for a file with one input, whatever its name; else a mapping of tensors.
 
         Raises: InputError if the file does not take them.
         """
+        if isinstance(inputs, np.ndarray):
+            inputs = torch.from_numpy(inputs)
+        if not isinstance(inputs, Tensor | Mapping):
+            raise InputError(f"{type(inputs).__name__}: the file takes a tensor, an array, or a mapping of tensors.")
         given = named(inputs)
         names = self.names or tuple(given)
         if not self.names and len(given) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,19 @@ from understudy.export.loaded import Loaded
 from understudy.export.model import Inputs, first, kind, named, on_cpu, outputs
 from understudy.export.staging import publish_files, staged
 
-__all__ = ["FACTS", "TARGETS", "Script", "Target", "find", "load", "run_file", "target", "to_file", "write_checked"]
+__all__ = [
+    "FACTS",
+    "TARGETS",
+    "Script",
+    "Target",
+    "convertible",
+    "find",
+    "load",
+    "run_file",
+    "target",
+    "to_file",
+    "write_checked",
+]
 
 FACTS = "preprocessing.json"
 
@@ -116,6 +129,21 @@ class Target:
             if self.brings
             else f"a name that ends in {self.suffix}, or that of a folder"
         )
+
+
+def convertible(name: str, model: nn.Module, inputs: Inputs) -> None:
+    """Try whether a model's graph can be made for a target, before it is worth anything. Weights do not matter.
+
+    Of the targets that go by ONNX the graph is converted too, so that an operator that ONNX has not is found.
+
+    Raises: InputError that says what in the model stands against it.
+    """
+    model = on_cpu(model)
+    if "onnx" not in target(name).packages:
+        graph.traced(model, inputs)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        graph.write(model, inputs, Path(folder) / "model.onnx")
 
 
 def _write_onnx(model: nn.Module, inputs: Inputs, file: Path, calibration: Inputs) -> bool:
@@ -335,8 +363,8 @@ def find(path: Path) -> tuple[str, Path, tuple[str, ...]]:
     if (path / FACTS).is_file():
         try:
             facts: Any = json.loads((path / FACTS).read_text(encoding="utf-8"))
-            chosen, names = facts.get("target", "onnx"), tuple(facts["inputs"])
-        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            chosen, names = str(facts.get("target", "onnx")), tuple(facts["inputs"])
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
             raise CorruptError(f"{path / FACTS}: is damaged: {error}") from error
         return chosen, path / target(chosen).file, names
     of = [name for name, t in TARGETS.items() if t.suffix == path.suffix]

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +41,8 @@ from understudy.writing import save_tensors, strict
 __all__ = ["Bench", "bench"]
 
 RUNS, SECONDS = 100, 0.5
+MOST_THREADS, MOST_SAMPLES = 1024, 1_000_000
+"""As in a recipe. A runtime starts as many threads as it is told to, each with a stack, and takes the machine with it."""
 ROUNDS = 5
 """Models take turns so often, so that what else the machine does meets all of them alike."""
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino", "executorch": "executorch"}
@@ -127,7 +129,7 @@ def bench(
         threads: numbers of threads; 1 and all cores if not given.
         runs: calls that are timed, at least.
         seconds: for which calls are timed, at least.
-        deadline_ms: adds ``missed_share``, of 1,000 calls with a batch of 1 or more.
+        deadline_ms: adds ``missed_share``, of 1,000 calls with a batch of 1 or more. It takes the place of a budget's own.
         budget: phone, edge or microcontroller: see :data:`understudy.measure.budget.BUDGETS`. With it there is one batch of 1 on one thread.
         tell: is called with a sentence for each step.
 
@@ -138,7 +140,9 @@ def bench(
     allowed = None if budget is None else budget_of(budget)
     if allowed is not None:
         batches, threads = (1,), (allowed.threads,)
-        deadline_ms = allowed.deadline_ms if deadline_ms is None else deadline_ms
+        if deadline_ms is not None:
+            allowed = replace(allowed, deadline_ms=deadline_ms)
+        deadline_ms = allowed.deadline_ms
     threads = sorted({1, cores()}) if threads is None else list(dict.fromkeys(threads))
     batches = list(dict.fromkeys(batches))
     named = models if isinstance(models, Mapping) else {str(path): path for path in models}
@@ -189,9 +193,12 @@ def _check(
     problems = []
     if not models:
         problems.append("bench: there is no model; give at least one.")
-    for name, values in (("batches", batches), ("threads", threads), ("runs", [runs])):
+    counts = (("batches", batches, MOST_SAMPLES), ("threads", threads, MOST_THREADS), ("runs", [runs], math.inf))
+    for name, values, most in counts:
         if not values or any(n < 1 for n in values):
             problems.append(f"bench: {name} is {values!r}; at least 1 is needed.")
+        elif max(values) > most:
+            problems.append(f"bench: {name} is {values!r}; {most:,} at most.")
     if not 0 <= seconds < math.inf:
         problems.append(f"bench: seconds is {seconds!r}; allowed: a number from 0.")
     if deadline_ms is not None and not 0 < deadline_ms < math.inf:
@@ -268,7 +275,7 @@ def _described(file: Path) -> dict[str, list[int]]:
     try:
         told = json.loads(beside.read_text(encoding="utf-8"))["inputs"]
         shapes = {n: _first(list(map(int, facts["shape"])), facts.get("layout")) for n, facts in told.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptError(f"{beside}: does not say what the model takes: {type(error).__name__}: {error}.") from error
     return {**shapes, **({"": next(iter(shapes.values()))} if len(shapes) == 1 else {})}
 

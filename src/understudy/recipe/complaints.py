@@ -61,6 +61,8 @@ def words(schema: Mapping[str, Any]) -> str:
         told += f" of which each is {words(schema['items'])}"
     if "minimum" in schema:
         told += f", {schema['minimum']} " + (f"to {schema['maximum']:,}" if "maximum" in schema else "or above")
+    if "exclusiveMinimum" in schema:
+        told += f" above {schema['exclusiveMinimum']}"
     return told + (
         ", not empty" if told in ("a text", "a list") and (schema.get("minItems") or schema.get("minLength")) else ""
     )

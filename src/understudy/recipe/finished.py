@@ -65,7 +65,7 @@ class Finished:
         if not (folder / RESULTS).exists():
             raise InputError(f"{folder}: holds no finished run. Let it end first: understudy run {folder} --resume")
         told = read_json(folder / RESULTS)
-        if not isinstance(told, dict) or told.get("task") not in TASKS:
+        if not isinstance(told, dict) or str(told.get("task")) not in TASKS:
             raise CorruptError(f"{folder / RESULTS}: is damaged: it names no task.")
         made_of = ("teacher", "compress") if document.value.get("compress") else ()
         pieces = Pieces.of(document, only=("data", "student", *made_of))
@@ -88,7 +88,7 @@ class Finished:
             pieces.parts.classes,
             pieces.parts.raw,
             pieces.parts.train,
-            _told(folder, told, document),
+            _story(folder, told, document),
         )
 
     def figures(self, file: Path | None = None) -> dict[str, Any]:
@@ -125,6 +125,16 @@ def taught(folder: Path, pieces: Pieces) -> Any:
     """The teacher as it taught in a run: trained there, or with the weights that the recipe names."""
     file = folder / TEACHER if (folder / TEACHER).exists() else pieces.recipe["teacher"].get("weights")
     return pieces.teacher if file is None else load_weights(pieces.teacher, Path(file))
+
+
+def _story(folder: Path, told: Mapping[str, Any], document: Document) -> dict[str, Any]:
+    """The same as :func:`_told`. Raises: CorruptError where the results are not what a job writes."""
+    try:
+        return _told(folder, told, document)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CorruptError(
+            f"{folder / RESULTS}: is damaged: it is not what a job writes. To have it written anew: understudy run {folder} --resume"
+        ) from error
 
 
 def _told(folder: Path, results: Mapping[str, Any], document: Document) -> dict[str, Any]:

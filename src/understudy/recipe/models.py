@@ -21,6 +21,8 @@ PROGRAM = ".pt2"
 def models(folder: Path, document: Document, samples: int) -> tuple[dict[str, Any], Tensor]:
     """Teacher, if it is a module, student, and what was exported, by name; and so many samples as they take them.
 
+    A name begins with that of the run's folder.
+
     Raises: InputError for a folder without a finished run, or for a model whose input is not one tensor.
     """
     done = Finished.open(folder, document)
@@ -32,9 +34,10 @@ def models(folder: Path, document: Document, samples: int) -> tuple[dict[str, An
     pieces = Pieces.of(document, only=("data", "teacher"))
     found: dict[str, Any] = {}
     if isinstance(pieces.teacher, nn.Module):
-        found[f"{folder.name}: teacher"] = taught(folder, pieces).eval()
-    found[f"{folder.name}: student"] = done.student
-    return found | {str(path): path for path in _exported(folder)}, inputs
+        found["teacher"] = taught(folder, pieces).eval()
+    found["student"] = done.student
+    found |= {path.name: path for path in _exported(folder)}
+    return {f"{folder.resolve().name}: {name}": model for name, model in found.items()}, inputs
 
 
 def _exported(folder: Path) -> list[Path]:

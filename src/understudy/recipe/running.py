@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from understudy.cards import card_of
+from understudy.data.order import preserved
 from understudy.environment import environment
 from understudy.errors import InputError, MissingExtra
-from understudy.export import TARGETS
+from understudy.export import TARGETS, convertible
 from understudy.job import perform
 from understudy.outcome import Distilled
 from understudy.parallel import one_process
@@ -21,14 +22,18 @@ from understudy.plan import FACTS
 from understudy.recipe.examine import Examined, examine
 from understudy.recipe.frame import deployment
 from understudy.recipe.text import Document, read
+from understudy.start import begun
 from understudy.writing import make_folder, write_json, write_text
 
-__all__ = ["ENVIRONMENT", "FREE", "RECIPE", "Ran", "claim", "fetched", "handed_on", "run", "wished"]
+__all__ = ["ENVIRONMENT", "FREE", "RECIPE", "Ran", "claim", "fetched", "handed_on", "run", "tried", "wished"]
 
 RECIPE, ENVIRONMENT, REPORT = "recipe.yaml", "environment.json", "report.html"
 
 FREE = ("device", "workers", "threads", "accept", "deadline_ms", "search", "report", "export")
 """Keys that may differ when a run is resumed: they change no weight, or only its last bits, of which the run warns."""
+
+FEW = 2
+"""Samples that the student's graph is tried with."""
 
 _PAGE = ("jinja2", "matplotlib")
 
@@ -73,6 +78,7 @@ def run(document: Document, out: Path, *, resume: bool = False, console: Console
     examined = examine(document, folder=out, resume=resume, console=console)
     wishes, missing = wished(document, examined)
     fetched(wishes)
+    tried(document, examined, wishes)
     for note in [*missing, *claim(out, examined, resume), *examined.notes]:
         console.print(note, soft_wrap=True)
     return handed_on(perform(examined.material), out, wishes, examined, console)
@@ -132,6 +138,25 @@ def fetched(wishes: Mapping[str, Any]) -> None:
     brings = TARGETS[deployment(wishes["export"])[1]].brings if wishes["export"] else None
     if brings:
         brings(None)
+
+
+def tried(document: Document, examined: Examined, wishes: Mapping[str, Any]) -> None:
+    """Make the student's graph for the export as it begins, so that a model that has none is not trained for it.
+
+    Raises: InputError that says what in the model stands against it.
+    """
+    material = examined.material
+    inputs = material.data["train"].few(FEW).inputs()
+    if not wishes["export"] or inputs is None:
+        return
+    name = deployment(wishes["export"])[1]
+    try:
+        with preserved():
+            convertible(name, begun(material.plan.student, material.teacher), inputs)
+    except InputError as error:
+        at = "export" if "export" in document.value else "student"
+        told = f"{document.place((at,))}: {error} To train without it: export: null."
+        raise InputError(told) from error
 
 
 def wished(document: Document, examined: Examined) -> tuple[dict[str, Any], list[str]]:

@@ -190,7 +190,7 @@ class Attempts:
         for part in ("valid", "test"):
             mine, theirs = (m.data[part].digest if part in m.data else None for m in (self.material, other))
             if mine != theirs:
-                (change,) = (c for c in changes if c.where == ("data",))
+                change = next((c for c in changes if c.where[0] == "data"), changes[0])
                 raise InputError(
                     f"{change.place}: {change} has other {part} data than the recipe. Only train may differ."
                 )

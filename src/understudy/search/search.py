@@ -19,7 +19,7 @@ from understudy.outcome import Distilled
 from understudy.parallel import one_process
 from understudy.recipe.examine import examine
 from understudy.recipe.problems import Problems
-from understudy.recipe.running import FREE, Ran, claim, fetched, handed_on, wished
+from understudy.recipe.running import FREE, Ran, claim, fetched, handed_on, tried, wished
 from understudy.recipe.running import run as run_recipe
 from understudy.recipe.text import Document
 from understudy.recipe.tries import Change, Tries, brief
@@ -64,6 +64,7 @@ def search(document: Document, out: Path, *, resume: bool = False, console: Cons
     _check(document, tries, attempts)
     wishes, lacking = wished(document, examined)
     fetched(wishes)
+    tried(document, examined, wishes)
     for note in [*lacking, *claim(out, examined, resume, FREE_HERE), *examined.notes, *tries.passed_over]:
         console.print(note, soft_wrap=True)
     with examined.material.plan.locked():
