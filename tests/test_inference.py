@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -103,17 +104,20 @@ def test_fp32_is_the_model_itself_bit_for_bit() -> None:
     assert ends[0] == ends[1]
 
 
+def into_images(ask: Callable[[Tensor], Tensor]) -> Tensor:
+    """The gradient that reaches what is asked about."""
+    x = images().requires_grad_()
+    ask(x).square().sum().backward()
+    assert x.grad is not None
+    return x.grad
+
+
 @pytest.mark.parametrize("way", EAGER)
 def test_a_gradient_through_the_teacher_takes_the_model_itself(way: str) -> None:
     teacher = net()
     made = method(Inference(teacher, way))
     at = made.terms[0].addresses[1]
-    grads = []
-    for ask in (lambda x: made.reader.read(Batch.of(x), [at])[at], teacher):
-        x = images().requires_grad_()
-        ask(x).square().sum().backward()
-        grads.append(x.grad)
-    assert torch.equal(grads[0], grads[1])
+    assert torch.equal(into_images(lambda x: made.reader.read(Batch.of(x), [at])[at]), into_images(teacher))
 
 
 def test_what_the_teacher_computes_with_follows_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,12 +333,7 @@ def test_a_gradient_flows_through_the_model_and_not_through_a_form(way: str) -> 
     teacher = small()
     made = Distillation(Term(kl, "student", "teacher"), student=small(2), teacher=formed(way, teacher))
     at = made.terms[0].addresses[1]
-    grads = []
-    for ask in (lambda x: made.reader.read(Batch.of(x), [at])[at], teacher):
-        x = images().requires_grad_()
-        ask(x).square().sum().backward()
-        grads.append(x.grad)
-    assert torch.equal(grads[0], grads[1])
+    assert torch.equal(into_images(lambda x: made.reader.read(Batch.of(x), [at])[at]), into_images(teacher))
 
 
 @pytest.mark.parametrize("way", FORMS)

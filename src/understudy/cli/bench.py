@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from understudy.measure import Bench
+    from understudy.report import Column
 
 __all__ = ["bench"]
 
@@ -180,7 +181,7 @@ def show(made: Bench, screen: Console) -> None:
     )
     for setting, rows in of.items():
         calls = f"at least {min(row['runs'] for row in rows):,} calls"
-        screen.print(render(rows, _columns(rows, Column), title=f"{_called(*setting).capitalize()}: {calls}"))
+        screen.print(render(rows, _columns(rows), title=f"{_called(*setting).capitalize()}: {calls}"))
     for note in made.notes:
         screen.print(note)
 
@@ -198,15 +199,17 @@ def _shown(row: Mapping[str, Any], runtimes: Mapping[str, str]) -> dict[str, Any
     }
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], column: Any) -> list[Any]:
-    missed = [column("missed_share", "misses\ndeadline", "{:.1%}")] if "missed_share" in rows[0] else []
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    from understudy.report import Column
+
+    missed = [Column("missed_share", "misses\ndeadline", "{:.1%}")] if "missed_share" in rows[0] else []
     return [
-        column("model", "model"),
-        column("latency_ms_p50", "ms p50", "{:.3f}"),
-        column("latency_ms_p90", "p90", "{:.3f}"),
-        column("latency_ms_p99", "p99", "{:.3f}"),
-        column("times_faster", "times\nfaster", "{:.2f}"),
-        column("throughput_per_s", "samples\na second", "{:,.0f}"),
-        column("energy_mj", "mJ a\nsample", "{:.3f}"),
+        Column("model", "model"),
+        Column("latency_ms_p50", "ms p50", "{:.3f}"),
+        Column("latency_ms_p90", "p90", "{:.3f}"),
+        Column("latency_ms_p99", "p99", "{:.3f}"),
+        Column("times_faster", "times\nfaster", "{:.2f}"),
+        Column("throughput_per_s", "samples\na second", "{:,.0f}"),
+        Column("energy_mj", "mJ a\nsample", "{:.3f}"),
         *missed,
     ]

@@ -15,10 +15,11 @@ from understudy.cli.given import (
     console,
     document,
     examples,
-    folders,
     is_run,
     json_option,
     laid_over,
+    out_option,
+    own_folder,
     recipe_argument,
     resumable,
 )
@@ -71,13 +72,7 @@ LADDER_SEEDS = 3
 @click.option("--seeds", type=Count(1, 100), metavar="N", help="Students of each kind; the recipe's by default.")
 @click.option("--epochs", type=Count(min=1), metavar="N", help="Of every student; the recipe's by default.")
 @laid_over
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    shell_complete=folders,
-    help="The table's folder; runs/ and the recipe's name and -compare, -ladder or -methods by default.",
-)
+@out_option("The table's folder; runs/ and the recipe's name and -compare, -ladder or -methods by default.")
 @click.option(
     "--resume",
     is_flag=True,
@@ -109,13 +104,8 @@ def compare(
     in place of it, with the same teacher, data, steps, seeds and starts. RECIPE is a file, the name of a ready recipe, or the folder of a table.
     """
     _check_asked(names, tune, {"--ways": ways, "--ladder": ladder, "--price-per-hour": price, "--budget": budget})
-    folder = (
-        out
-        if out is not None
-        else _folder(recipe, "methods" if names is not None else "ladder" if ladder else "compare")
-    )
-    if not folder.name:
-        raise InputError(f"--out {folder}: is not the name of a folder of its own, such as runs/small.")
+    kind = "methods" if names is not None else "ladder" if ladder else "compare"
+    folder = own_folder(recipe, out, "small", kind)
     given = document(recipe, settings, plugin)
 
     from understudy.recipe.text import Place
@@ -174,21 +164,13 @@ def _check_asked(names: str | None, tune: bool, of_ways: Mapping[str, Any]) -> N
     """Raise InputError for options of one table with those of the other."""
     if names is None and tune:
         raise InputError("--tune: weighs methods; say which: --methods all --tune.")
-    wrong = (
-        [option for option, value in of_ways.items() if value is not None and value is not False]
-        if names is not None
-        else []
-    )
-    if wrong:
+    wrong = [option for option, value in of_ways.items() if value is not None and value is not False]
+    if names is not None and wrong:
         raise InputError(f"--methods: ranks methods, and {', '.join(wrong)} is about ways. Leave one of them out.")
 
 
 def _split(names: str) -> list[str]:
     return [name for part in names.split(",") if (name := part.strip())]
-
-
-def _folder(recipe: str, kind: str) -> Path:
-    return Path(recipe) if is_run(recipe) else Path("runs") / f"{Path(recipe).stem}-{kind}"
 
 
 def _command(

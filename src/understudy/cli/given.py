@@ -34,6 +34,8 @@ __all__ = [
     "json_option",
     "laid_over",
     "load_plugins",
+    "out_option",
+    "own_folder",
     "plugins",
     "recipe_argument",
     "recipes",
@@ -101,6 +103,23 @@ plugins = click.option(
 json_option = click.option(
     "--json", "json_", is_flag=True, callback=_answers, help="Answer in JSON, on one line; all else goes to stderr."
 )
+
+
+def out_option(told: str) -> Callable[[Command], Command]:
+    """The folder of a verb that makes one."""
+    return click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", shell_complete=folders, help=told)
+
+
+def own_folder(recipe: str, out: Path | None, like: str, kind: str = "") -> Path:
+    """Where a verb leaves what it makes: ``out``, or the folder that is gone on with, or one in runs/ by the recipe's name and ``kind``.
+
+    Raises: InputError for what is the name of no folder; ``like`` is one that would do.
+    """
+    made = Path("runs") / "-".join(filter(None, [Path(recipe).stem, kind]))
+    folder = out if out is not None else Path(recipe) if is_run(recipe) else made
+    if not folder.name:
+        raise InputError(f"--out {folder}: is not the name of a folder of its own, such as runs/{like}.")
+    return folder
 
 
 def laid_over(command: Command) -> Command:

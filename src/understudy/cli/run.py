@@ -13,10 +13,10 @@ from understudy.cli.given import (
     console,
     document,
     examples,
-    folders,
-    is_run,
     json_option,
     laid_over,
+    out_option,
+    own_folder,
     recipe_argument,
     resumable,
 )
@@ -40,13 +40,7 @@ NOT_ACCEPTED = 6
 @recipe_argument
 @laid_over
 @click.option("--seed", type=Count(min=0), metavar="N", help="Of the first student; the others count on.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    shell_complete=folders,
-    help="The run's folder; runs/ and the recipe's name by default.",
-)
+@out_option("The run's folder; runs/ and the recipe's name by default.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder, to the same bits.")
 @click.option(
     "--require", is_flag=True, help="Answer with exit code 6 if the student does not meet what the recipe accepts."
@@ -67,9 +61,7 @@ def run(
     Teacher, soft labels, students, table, page, and a folder to deploy. RECIPE is a file, the name of a ready recipe, or
     the folder of a run.
     """
-    folder = out if out is not None else _folder(recipe)
-    if not folder.name:
-        raise InputError(f"--out {folder}: is not the name of a folder of its own, such as runs/first.")
+    folder = own_folder(recipe, out, "first")
     given = document(recipe, settings, plugin, seed)
     if require and not given.value.get("accept"):
         raise InputError(f"--require: {recipe} says nothing of what to accept, such as --set 'accept.accuracy=>= 0.9'.")
@@ -80,7 +72,3 @@ def run(
     if json_:
         as_json({"folder": str(folder), **ran.result.results()})
     return NOT_ACCEPTED if require and not ran.result.accepted else 0
-
-
-def _folder(recipe: str) -> Path:
-    return Path(recipe) if is_run(recipe) else Path("runs") / Path(recipe).stem

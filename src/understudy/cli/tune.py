@@ -13,10 +13,10 @@ from understudy.cli.given import (
     console,
     document,
     examples,
-    folders,
-    is_run,
     json_option,
     laid_over,
+    out_option,
+    own_folder,
     recipe_argument,
     resumable,
 )
@@ -54,13 +54,7 @@ __all__ = ["tune"]
     help="Of the student; the task's metric by default. Given again: the Pareto front of them.",
 )
 @laid_over
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    shell_complete=folders,
-    help="The folder; runs/ and the recipe's name and -tune by default.",
-)
+@out_option("The folder; runs/ and the recipe's name and -tune by default.")
 @click.option("--resume", is_flag=True, help="Go on with what is in the folder.")
 @json_option
 def tune(
@@ -80,9 +74,7 @@ def tune(
     Trials have one student each and are judged on the validation data; the best is measured on the test data once, and its
     recipe is best.yaml. RECIPE is a file, the name of a ready recipe, or the folder of a tuning.
     """
-    folder = out if out is not None else _folder(recipe)
-    if not folder.name:
-        raise InputError(f"--out {folder}: is not the name of a folder of its own, such as runs/tune.")
+    folder = own_folder(recipe, out, "tune", "tune")
     given = document(recipe, settings, plugin)
 
     from understudy.recipe.tries import read_budget
@@ -110,7 +102,3 @@ def tune(
         )
     if json_:
         as_json({"folder": str(folder), **made.results()})
-
-
-def _folder(recipe: str) -> Path:
-    return Path(recipe) if is_run(recipe) else Path("runs") / f"{Path(recipe).stem}-tune"
